@@ -1,0 +1,33 @@
+//! Hawser's schema, one file per migration, the same on SQLite and PostgreSQL.
+//!
+//! Migrations never see entities, which change. They use portable builders; what only one database has
+//! (partitions, storage settings) stands behind a match on the backend in [`dialect`].
+//!
+//! Shapes that every table shares: ids are UUIDv7; times are Unix milliseconds; states and kinds are small
+//! numbers that the domain names; lists and maps that are only read whole are JSON text; sealed values are
+//! bytes in the format of the store's vault. Hot tables have no foreign keys.
+
+mod dialect;
+mod m0001_tenants;
+mod m0002_endpoints;
+mod m0003_deliveries;
+mod m0004_feed;
+
+use sea_orm_migration::prelude::*;
+
+pub use sea_orm_migration::MigratorTrait;
+
+/// All migrations, oldest first.
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![
+            Box::new(m0001_tenants::Migration),
+            Box::new(m0002_endpoints::Migration),
+            Box::new(m0003_deliveries::Migration),
+            Box::new(m0004_feed::Migration),
+        ]
+    }
+}

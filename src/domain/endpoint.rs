@@ -1,0 +1,138 @@
+//! Endpoints: what customers registered, and the states they can be in.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::attempt::ErrorClass;
+use super::clock::Timestamp;
+use super::error::{Error, ErrorKind, Result};
+use super::id::{EndpointId, ProjectId};
+use super::retry::RetryPolicy;
+
+/// An endpoint's state. Stored numbers; never reuse one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum EndpointStatus {
+    /// Answers normally; events are delivered.
+    Active = 1,
+    /// Switched off by hand; queued work is held.
+    Paused = 2,
+}
+
+impl EndpointStatus {
+    pub const fn code(self) -> i16 {
+        self as i16
+    }
+
+    pub const fn from_code(code: i16) -> Option<Self> {
+        match code {
+            1 => Some(Self::Active),
+            2 => Some(Self::Paused),
+            _ => None,
+        }
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "ACTIVE",
+            Self::Paused => "PAUSED",
+        }
+    }
+
+    /// Switch off by hand: the state to change to, or none where it already is so.
+    pub fn pause(self) -> Result<Option<Self>> {
+        match self {
+            Self::Active => Ok(Some(Self::Paused)),
+            Self::Paused => Ok(None),
+        }
+    }
+
+    /// Switch on again by hand.
+    pub fn resume(self) -> Result<Option<Self>> {
+        match self {
+            Self::Paused => Ok(Some(Self::Active)),
+            Self::Active => Ok(None),
+        }
+    }
+}
+
+/// A header that the customer wants on every delivery.
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CustomHeader {
+    pub name: String,
+    /// May hold a credential: sealed at rest, and shown only where `is_sensitive` is false.
+    pub value: String,
+}
+
+impl CustomHeader {
+    /// Whether the value is likely a credential, judged by the name.
+    pub fn is_sensitive(&self) -> bool {
+        let name = self.name.to_ascii_lowercase();
+        ["authorization", "cookie", "token", "secret", "key", "password", "signature", "credential"]
+            .iter()
+            .any(|mark| name.contains(mark))
+    }
+}
+
+impl std::fmt::Debug for CustomHeader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: [redacted]", self.name)
+    }
+}
+
+/// The newest answer of a receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastResponse {
+    pub at: Timestamp,
+    pub status: Option<u16>,
+    pub error: Option<ErrorClass>,
+}
+
+/// What clients may set of an endpoint. The etag is over these and nothing else.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointSettings {
+    /// The customer's own id for it, unique in the project.
+    pub uid: Option<String>,
+    pub name: String,
+    /// Canonical text.
+    pub url: String,
+    pub description: String,
+    pub owner_id: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    pub http_timeout: Duration,
+    /// None: the project's policy.
+    pub retry_policy: Option<RetryPolicy>,
+    pub headers: Vec<CustomHeader>,
+}
+
+/// A registered endpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    pub id: EndpointId,
+    pub project: ProjectId,
+    pub settings: EndpointSettings,
+    pub status: EndpointStatus,
+    pub status_reason: String,
+    pub status_changed_at: Timestamp,
+    /// Counts changes of `settings`; the etag is made of it.
+    pub version: i64,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub consecutive_failures: u32,
+    pub last_response: Option<LastResponse>,
+}
+
+impl Endpoint {
+    /// Opaque to clients (AIP-154).
+    pub fn etag(&self) -> String {
+        format!("{:x}-{:x}", self.version, self.created_at.as_millis())
+    }
+
+    /// Refuses a change that was based on another version. An empty etag asks for no check.
+    pub fn check_etag(&self, etag: &str) -> Result<()> {
+        if etag.is_empty() || etag == self.etag() {
+            return Ok(());
+        }
+        let message = "the endpoint was changed since that etag was read; read it again";
+        Err(Error::new(ErrorKind::Aborted, "ETAG_MISMATCH", message).about("endpoint", self.id))
+    }
+}

@@ -1,0 +1,56 @@
+//! Events: what services publish.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::clock::Timestamp;
+use super::id::{EndpointId, EventId, ProjectId};
+
+/// The largest payload: 1 MiB.
+pub const PAYLOAD_MAX: usize = 1024 * 1024;
+/// The most endpoints one publish may reach.
+pub const FAN_OUT_MAX: usize = 10_000;
+
+/// Whom an event is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Endpoint(EndpointId),
+    /// All endpoints of an owner.
+    Owner(String),
+    /// All endpoints of the project.
+    Broadcast,
+}
+
+/// A client's key that makes publishing again harmless for 24 hours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    pub key: String,
+    /// SHA-256 over all that the request says; the same key with other content is refused.
+    pub content_hash: [u8; 32],
+}
+
+/// An event.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub id: EventId,
+    pub project: ProjectId,
+    pub event_type: Arc<str>,
+    pub target: Target,
+    /// Exactly the published bytes.
+    pub payload: Bytes,
+    /// Sent on every delivery; lower-case names.
+    pub headers: Vec<(String, String)>,
+    pub idempotency: Option<IdempotencyKey>,
+    pub created_at: Timestamp,
+}
+
+/// What a publish led to, once it is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    pub event: EventId,
+    /// Deliveries made, those recorded as DISCARDED included.
+    pub deliveries: u32,
+    /// The idempotency key was used before, and this is the first event's receipt.
+    pub duplicate: bool,
+}

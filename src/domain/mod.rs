@@ -1,0 +1,22 @@
+//! The product's vocabulary and rules, pure: no transport, no database, no network.
+//!
+//! Glossary. A **project** is the tenant. An **endpoint** is a customer's URL. A **subscription** says which
+//! event types an endpoint wants. An **event** is what a service published; a **delivery** is one event on
+//! its way to one endpoint; an **attempt** is one HTTP request made for a delivery. A **change** is what
+//! Watch tells about a committed transaction.
+
+pub mod change;
+pub mod clock;
+pub mod delivery;
+pub mod endpoint;
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod page;
+pub mod principal;
+pub mod project;
+pub mod retry;
+pub mod routing;
+pub mod secret;
+pub mod signature;
+pub mod subscription;

@@ -1,0 +1,92 @@
+//! The routing table: who gets an event, decided in memory.
+//!
+//! A project's routes are a snapshot of its endpoints and subscriptions with the `routing_version` they were
+//! read at. Whoever decides with them first confirms the version inside its transaction.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::endpoint::{CustomHeader, EndpointStatus};
+use super::error::{Error, Result};
+use super::event::Target;
+use super::id::{EndpointId, ProjectId};
+use super::project::PausedPolicy;
+use super::retry::RetryPolicy;
+use super::secret::LiveSecret;
+use super::subscription::EventTypePattern;
+use super::url_rules::EndpointUrl;
+
+/// What sending to an endpoint needs.
+#[derive(Clone, Debug)]
+pub struct EndpointRoute {
+    pub id: EndpointId,
+    pub owner: Option<Arc<str>>,
+    pub status: EndpointStatus,
+    /// None where the stored URL breaks today's rules: its attempts fail as BLOCKED_ADDRESS.
+    pub url: Option<EndpointUrl>,
+    pub timeout: Duration,
+    pub headers: Vec<CustomHeader>,
+    /// Newest first.
+    pub secrets: Vec<LiveSecret>,
+    pub retry: RetryPolicy,
+    /// Of all its enabled subscriptions.
+    pub patterns: Vec<EventTypePattern>,
+}
+
+impl EndpointRoute {
+    pub fn wants(&self, event_type: &str) -> bool {
+        self.patterns.iter().any(|pattern| pattern.matches(event_type))
+    }
+}
+
+/// A project's endpoints as of one version.
+#[derive(Clone, Debug)]
+pub struct ProjectRoutes {
+    pub project: ProjectId,
+    pub version: i64,
+    pub paused_policy: PausedPolicy,
+    endpoints: HashMap<EndpointId, Arc<EndpointRoute>>,
+    owners: HashMap<Arc<str>, Vec<EndpointId>>,
+}
+
+impl ProjectRoutes {
+    pub fn new(
+        project: ProjectId,
+        version: i64,
+        paused_policy: PausedPolicy,
+        routes: impl IntoIterator<Item = EndpointRoute>,
+    ) -> Self {
+        let mut endpoints = HashMap::new();
+        let mut owners: HashMap<Arc<str>, Vec<EndpointId>> = HashMap::new();
+        for route in routes {
+            if let Some(owner) = &route.owner {
+                owners.entry(owner.clone()).or_default().push(route.id);
+            }
+            endpoints.insert(route.id, Arc::new(route));
+        }
+        Self { project, version, paused_policy, endpoints, owners }
+    }
+
+    pub fn endpoint(&self, id: EndpointId) -> Option<&Arc<EndpointRoute>> {
+        self.endpoints.get(&id)
+    }
+
+    /// The targeted endpoints that want this event type, in no particular order.
+    ///
+    /// An endpoint that does not exist is an error; an owner without endpoints is not, because owners are
+    /// the customer's own words.
+    pub fn resolve(&self, target: &Target, event_type: &str) -> Result<Vec<Arc<EndpointRoute>>> {
+        let targeted: Vec<&Arc<EndpointRoute>> = match target {
+            Target::Endpoint(id) => {
+                vec![self.endpoint(*id).ok_or_else(|| Error::not_found("endpoint", id))?]
+            }
+            Target::Owner(owner) => match self.owners.get(owner.as_str()) {
+                Some(ids) => ids.iter().filter_map(|id| self.endpoint(*id)).collect(),
+                None => Vec::new(),
+            },
+            Target::Broadcast => self.endpoints.values().collect(),
+        };
+        Ok(targeted.into_iter().filter(|route| route.wants(event_type)).cloned().collect())
+    }
+}

@@ -1,0 +1,189 @@
+//! Taking due work from the queue, and moving parked work.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
+
+use super::error::Result;
+use super::now_sql;
+use super::outcomes::PARKED_PAUSED;
+use super::rows::{Kind, Rows};
+use super::tx::Tx;
+use crate::domain::clock::Timestamp;
+use crate::domain::id::{DeliveryId, EndpointId, EventId, LeaseId, ProjectId};
+
+/// What a claim asks for.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest {
+    pub lease: LeaseId,
+    /// Deliveries in all.
+    pub limit: u32,
+    /// Deliveries of one endpoint.
+    pub per_endpoint: u32,
+    /// Endpoints whose lanes are full.
+    pub without: Vec<EndpointId>,
+}
+
+/// A delivery that is ours to attempt.
+#[derive(Clone, Debug)]
+pub struct ClaimedDelivery {
+    pub id: DeliveryId,
+    pub project: ProjectId,
+    pub endpoint: EndpointId,
+    pub event: EventId,
+    pub token: i64,
+    /// Attempts made in all, and when this budget began.
+    pub attempts: u16,
+    pub budget_start: u16,
+    pub created_at: Timestamp,
+    pub event_type: Arc<str>,
+    pub payload: Bytes,
+    pub headers: Vec<(String, String)>,
+}
+
+struct QueueRow {
+    id: DeliveryId,
+    project: ProjectId,
+    endpoint: EndpointId,
+    event: EventId,
+    token: i64,
+    attempts: u16,
+    budget_start: u16,
+    created_at: Timestamp,
+}
+
+struct EventRow {
+    event_type: Arc<str>,
+    payload: Bytes,
+    headers: Vec<(String, String)>,
+}
+
+impl Tx {
+    /// Claims due deliveries, oldest first, spread over endpoints, and reads their events.
+    pub async fn claim(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>> {
+        let rows = self.claim_rows(request).await?;
+        let events = self.events_of(&rows).await?;
+        let claimed = rows.into_iter().filter_map(|row| {
+            // A delivery without its event cannot be sent; retention keeps events of open deliveries.
+            let event = events.get(&row.event)?;
+            Some(ClaimedDelivery {
+                id: row.id,
+                project: row.project,
+                endpoint: row.endpoint,
+                event: row.event,
+                token: row.token,
+                attempts: row.attempts,
+                budget_start: row.budget_start,
+                created_at: row.created_at,
+                event_type: event.event_type.clone(),
+                payload: event.payload.clone(),
+                headers: event.headers.clone(),
+            })
+        });
+        Ok(claimed.collect())
+    }
+
+    async fn claim_rows(&self, request: &ClaimRequest) -> Result<Vec<QueueRow>> {
+        let backend = self.backend();
+        let now = now_sql(backend);
+        let lock = match backend {
+            DbBackend::Postgres => "FOR UPDATE SKIP LOCKED",
+            _ => "",
+        };
+        let mut values = vec![
+            Value::from(request.lease.uuid()),
+            Value::from(i64::from(request.limit)),
+            Value::from(i64::from(request.per_endpoint)),
+            // Candidates to spread from: enough that one endpoint's backlog does not hide the others at once.
+            Value::from(i64::from(request.limit) * 4),
+        ];
+        let mut without = String::new();
+        if !request.without.is_empty() {
+            let places: Vec<String> =
+                (0..request.without.len()).map(|at| format!("${}", at + values.len() + 1)).collect();
+            without = format!("AND endpoint_id NOT IN ({})", places.join(", "));
+            values.extend(request.without.iter().map(|id| Value::from(id.uuid())));
+        }
+        let sql = format!(
+            "UPDATE queue SET claimed_by = $1, token = token + 1 WHERE id IN ( \
+               SELECT id FROM queue WHERE claimed_by IS NULL AND id IN ( \
+                 SELECT id FROM ( \
+                   SELECT id, due_at, ROW_NUMBER() OVER (PARTITION BY endpoint_id ORDER BY due_at) AS place FROM ( \
+                     SELECT id, due_at, endpoint_id FROM queue \
+                     WHERE claimed_by IS NULL AND parked = 0 AND due_at <= {now} {without} \
+                     ORDER BY due_at LIMIT $4 \
+                   ) AS candidates \
+                 ) AS spread WHERE place <= $3 ORDER BY due_at LIMIT $2 \
+               ) {lock} \
+             ) RETURNING id, project_id, endpoint_id, event_id, token, attempts, budget_start, created_at"
+        );
+        let statement = Statement::from_sql_and_values(backend, sql, values);
+        let mut rows = Vec::new();
+        for row in self.db().query_all_raw(statement).await? {
+            rows.push(QueueRow {
+                id: DeliveryId::from_uuid(row.try_get_by_index(0)?),
+                project: ProjectId::from_uuid(row.try_get_by_index(1)?),
+                endpoint: EndpointId::from_uuid(row.try_get_by_index(2)?),
+                event: EventId::from_uuid(row.try_get_by_index(3)?),
+                token: row.try_get_by_index(4)?,
+                attempts: count(row.try_get_by_index(5)?),
+                budget_start: count(row.try_get_by_index(6)?),
+                created_at: Timestamp::from_millis(row.try_get_by_index(7)?),
+            });
+        }
+        // RETURNING is in no order; ids are in the order of creation.
+        rows.sort_by_key(|row| row.id);
+        Ok(rows)
+    }
+
+    async fn events_of(&self, queue: &[QueueRow]) -> Result<HashMap<EventId, EventRow>> {
+        let mut ids: Vec<EventId> = queue.iter().map(|row| row.event).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut rows = Rows::new([("id", Kind::Uuid)]);
+        for id in ids {
+            rows.push([id.uuid().into()]);
+        }
+        let sql = "SELECT events.id, events.event_type, events.payload, events.headers \
+                   FROM v JOIN events ON events.id = v.id";
+        let mut events = HashMap::new();
+        for row in rows.query(self.db(), sql).await? {
+            let event_type: String = row.try_get_by_index(1)?;
+            let payload: Vec<u8> = row.try_get_by_index(2)?;
+            let headers: Option<String> = row.try_get_by_index(3)?;
+            let event = EventRow {
+                event_type: event_type.into(),
+                payload: payload.into(),
+                headers: parse_headers(headers.as_deref())?,
+            };
+            events.insert(EventId::from_uuid(row.try_get_by_index(0)?), event);
+        }
+        Ok(events)
+    }
+
+    /// Makes parked work of endpoints that are active again due, up to `limit` rows; says how many.
+    pub async fn unpark(&self, limit: u32) -> Result<u64> {
+        // 1 is ACTIVE. An endpoint that is gone keeps no open work.
+        let sql = "UPDATE queue SET parked = 0 WHERE id IN ( \
+                   SELECT queue.id FROM endpoints JOIN queue ON queue.endpoint_id = endpoints.id \
+                   WHERE endpoints.status = 1 AND queue.parked = $1 AND queue.claimed_by IS NULL LIMIT $2)";
+        let values = [Value::from(PARKED_PAUSED), Value::from(i64::from(limit))];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        Ok(self.db().execute_raw(statement).await?.rows_affected())
+    }
+}
+
+fn count(stored: i16) -> u16 {
+    u16::try_from(stored).unwrap_or_default()
+}
+
+/// Reads what `headers_json` wrote.
+pub(super) fn parse_headers(json: Option<&str>) -> Result<Vec<(String, String)>> {
+    match json {
+        None | Some("") => Ok(Vec::new()),
+        Some(json) => serde_json::from_str(json)
+            .map_err(|error| super::StoreError::Corrupt(format!("headers: {error}"))),
+    }
+}

@@ -1,0 +1,238 @@
+//! Opening the store: which database, its pools and settings, migrations, and the checks before the start.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hawser_migrations::{Migrator, MigratorTrait};
+use sea_orm::{DatabaseConnection, DbBackend, SqlxPostgresConnector, SqlxSqliteConnector};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, Executor};
+use tokio::sync::watch;
+
+use super::error::{Result, StoreError};
+use super::vault::Vault;
+use super::{Inner, Store};
+use crate::domain::page::TokenKey;
+
+/// Where the data is.
+#[derive(Clone)]
+pub enum DatabaseUrl {
+    Sqlite(PathBuf),
+    Postgres(Box<PgConnectOptions>),
+}
+
+impl DatabaseUrl {
+    /// Reads `sqlite:PATH` or `postgres://…`.
+    pub fn parse(text: &str) -> Result<Self> {
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() || path == ":memory:" {
+                return Err(StoreError::Setup("a SQLite store needs a file: sqlite:PATH".to_owned()));
+            }
+            return Ok(Self::Sqlite(PathBuf::from(path)));
+        }
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            // The driver's message may quote the URL, which may hold a password.
+            let options = text
+                .parse::<PgConnectOptions>()
+                .map_err(|_| StoreError::Setup("the PostgreSQL URL does not parse".to_owned()))?;
+            return Ok(Self::Postgres(Box::new(options)));
+        }
+        Err(StoreError::Setup("the store's URL must begin with sqlite: or postgres://".to_owned()))
+    }
+}
+
+impl std::fmt::Display for DatabaseUrl {
+    /// Without credentials.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Postgres(options) => {
+                let database = options.get_database().unwrap_or("");
+                write!(f, "postgres://{}:{}/{database}", options.get_host(), options.get_port())
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+/// What opening the store needs.
+#[derive(Debug)]
+pub struct StoreSettings {
+    pub url: DatabaseUrl,
+    pub vault: Vault,
+    /// Bring the schema up to date first; otherwise refuse to start on an older one.
+    pub migrate: bool,
+    /// Connections for reads.
+    pub read_connections: u32,
+}
+
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Any number will do, so long as all versions agree: one migrator at a time.
+const MIGRATION_LOCK: i64 = 0x6861_7773_6572_0001;
+
+impl Store {
+    /// Opens the database, migrates it if asked, and proves that the master keys fit.
+    pub async fn open(settings: StoreSettings) -> Result<Self> {
+        let StoreSettings { url, vault, migrate, read_connections } = settings;
+        let pools = match &url {
+            DatabaseUrl::Sqlite(path) => open_sqlite(path, read_connections).await?,
+            DatabaseUrl::Postgres(options) => open_postgres(options, read_connections).await?,
+        };
+        match (migrate, &url) {
+            (true, DatabaseUrl::Postgres(options)) => migrate_postgres(options, &pools.write).await?,
+            (true, DatabaseUrl::Sqlite(_)) => Migrator::up(&pools.write, None).await?,
+            (false, _) => {
+                let pending = Migrator::get_pending_migrations(&pools.write).await?.len();
+                if pending > 0 {
+                    let message = format!("the schema lacks {pending} migrations; run `hawser migrate`");
+                    return Err(StoreError::Setup(message));
+                }
+            }
+        }
+        let token_key = TokenKey::new(vault.derive("tokens")?);
+        let incarnation = super::meta::incarnation(&pools.write).await?;
+        super::meta::check_vault(&pools.write, &vault).await?;
+        let store = Self {
+            inner: Arc::new(Inner {
+                backend: pools.backend,
+                url,
+                write: pools.write,
+                ingest: pools.ingest,
+                engine: pools.engine,
+                read: pools.read,
+                vault,
+                token_key,
+                incarnation,
+                committed: watch::Sender::new(()),
+                _lock: pools.lock,
+            }),
+        };
+        store.make_partitions().await?;
+        Ok(store)
+    }
+}
+
+struct Pools {
+    backend: DbBackend,
+    write: DatabaseConnection,
+    ingest: DatabaseConnection,
+    engine: DatabaseConnection,
+    read: DatabaseConnection,
+    lock: Option<File>,
+}
+
+async fn open_sqlite(path: &Path, read_connections: u32) -> Result<Pools> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| StoreError::Setup(format!("cannot make {}: {error}", folder.display())))?;
+    }
+    let lock = lock_file(path)?;
+    // The driver sets busy_timeout before any pragma, as switching to WAL needs.
+    let base = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .busy_timeout(Duration::from_secs(5))
+        .foreign_keys(false)
+        .disable_statement_logging();
+    let writer = base
+        .clone()
+        .journal_mode(SqliteJournalMode::Wal)
+        // A commit is on the disk before it is acknowledged.
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("journal_size_limit", "67108864")
+        .pragma("temp_store", "memory")
+        .pragma("cache_size", "-16000");
+    let write = SqlitePoolOptions::new()
+        .max_connections(1)
+        .min_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(writer)
+        .await?;
+    let read = SqlitePoolOptions::new()
+        .max_connections(read_connections)
+        .min_connections(0)
+        .test_before_acquire(false)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(base.pragma("query_only", "on"))
+        .await?;
+    let write = SqlxSqliteConnector::from_sqlx_sqlite_pool(write);
+    Ok(Pools {
+        backend: DbBackend::Sqlite,
+        ingest: write.clone(),
+        engine: write.clone(),
+        write,
+        read: SqlxSqliteConnector::from_sqlx_sqlite_pool(read),
+        lock: Some(lock),
+    })
+}
+
+/// One process per file: two would both believe all old claims to be a dead process's.
+fn lock_file(path: &Path) -> Result<File> {
+    let lock_path = path.with_added_extension("lock");
+    let describe = |error: std::io::Error| {
+        StoreError::Setup(format!("cannot lock {}: {error}", lock_path.display()))
+    };
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(describe)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Setup(format!(
+            "another hawser process uses {}; a SQLite store has one process, PostgreSQL takes many",
+            path.display()
+        ))),
+        Err(std::fs::TryLockError::Error(error)) => Err(describe(error)),
+    }
+}
+
+async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Result<Pools> {
+    let options = options
+        .clone()
+        .application_name("hawser")
+        // An acknowledged event must survive the server's crash, whatever the cluster's default says.
+        .options([("synchronous_commit", "on"), ("idle_in_transaction_session_timeout", "15000")])
+        .disable_statement_logging();
+    let pool = |size: u32, timeout: &'static str| {
+        PgPoolOptions::new()
+            .max_connections(size)
+            .min_connections(0)
+            .test_before_acquire(false)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_connect(move |connection, _| {
+                Box::pin(async move { connection.execute(timeout).await.map(|_| ()) })
+            })
+            .connect_lazy_with(options.clone())
+    };
+    let short = "SET statement_timeout = '10s'";
+    let connect = SqlxPostgresConnector::from_sqlx_postgres_pool;
+    let pools = Pools {
+        backend: DbBackend::Postgres,
+        write: connect(pool(4, "SET statement_timeout = '30s'")),
+        ingest: connect(pool(2, short)),
+        engine: connect(pool(4, short)),
+        read: connect(pool(read_connections, short)),
+        lock: None,
+    };
+    pools.write.get_postgres_connection_pool().acquire().await?;
+    Ok(pools)
+}
+
+/// Migrates under a lock of its own session, so that nodes that start together do not race.
+async fn migrate_postgres(options: &PgConnectOptions, pool: &DatabaseConnection) -> Result<()> {
+    let mut guard = options.connect().await?;
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut guard).await?;
+    let migrated = Migrator::up(pool, None).await;
+    // Closing the session frees the lock, whatever happened.
+    guard.close().await?;
+    Ok(migrated?)
+}

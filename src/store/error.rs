@@ -1,0 +1,85 @@
+//! What can go wrong in the store, and which of it passes by itself.
+
+use sea_orm::{DbErr, RuntimeErr, SqlErr};
+
+use crate::domain::error::{Error, ErrorKind};
+
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// A failure of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the database failed")]
+    Db(#[from] DbErr),
+    #[error("the database connection failed")]
+    Sqlx(#[from] sqlx::Error),
+    /// A stored value that this version cannot read.
+    #[error("stored data does not read: {0}")]
+    Corrupt(String),
+    /// A sealed value that does not open: another key, another place, or damage.
+    #[error("a sealed value in {0} does not open")]
+    Sealed(String),
+    /// Something in the configuration or the surroundings that a person must mend.
+    #[error("{0}")]
+    Setup(String),
+}
+
+impl StoreError {
+    /// The name of the unique constraint or the columns that a row collided on.
+    pub fn unique_violation(&self) -> Option<String> {
+        match self {
+            Self::Db(error) => match error.sql_err() {
+                Some(SqlErr::UniqueConstraintViolation(message)) => Some(message),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether the database is out of reach, busy or full, so that the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Db(DbErr::ConnectionAcquire(_)) => true,
+            Self::Db(DbErr::Conn(RuntimeErr::SqlxError(error)))
+            | Self::Db(DbErr::Exec(RuntimeErr::SqlxError(error)))
+            | Self::Db(DbErr::Query(RuntimeErr::SqlxError(error))) => is_transient(error),
+            Self::Sqlx(error) => is_transient(error),
+            _ => false,
+        }
+    }
+}
+
+fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => match error.code().as_deref() {
+            // PostgreSQL classes 08 (connection), 40 (rollback), 53 (resources), 55, 57 (operator) and 58 (system).
+            Some(code) if code.len() == 5 => {
+                ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
+            }
+            // SQLite: BUSY, LOCKED, IOERR, FULL, CANTOPEN, by the low byte of the extended code.
+            Some(code) => {
+                code.parse::<i32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14))
+            }
+            None => false,
+        },
+        _ => false,
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        if error.is_transient() {
+            return Self::unavailable("the database is not available now; try again").caused_by(error);
+        }
+        match error {
+            StoreError::Setup(message) => Self::new(ErrorKind::FailedPrecondition, "SETUP", message),
+            error => Self::internal(error),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Writing published events with their deliveries: many events in one transaction.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
+
+use super::error::Result;
+use super::rows::{Kind, Rows};
+use super::tx::Tx;
+use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::DeliveryStatus;
+use crate::domain::event::{Event, IdempotencyKey, Target};
+use crate::domain::id::{DeliveryId, EndpointId, EventId, LeaseId, ProjectId};
+
+/// An event with what routing made of it.
+pub struct NewEvent<'a> {
+    pub event: &'a Event,
+    pub deliveries: Vec<NewDelivery>,
+}
+
+/// A delivery about to be written.
+#[derive(Clone, Debug)]
+pub struct NewDelivery {
+    pub id: DeliveryId,
+    pub endpoint: EndpointId,
+    pub owner: Option<Arc<str>>,
+    /// SCHEDULED, or DISCARDED where the endpoint's state says so.
+    pub status: DeliveryStatus,
+    /// Born claimed: goes straight to its lane in this process. Otherwise it lies due for any node.
+    pub claimed: bool,
+}
+
+/// What became of an idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyVerdict {
+    /// First use: write the event.
+    Won,
+    /// Used before with the same content.
+    Duplicate { event: EventId, deliveries: u32 },
+    /// Used before with other content.
+    Conflict,
+}
+
+/// How long a key is remembered.
+const KEY_LIFE_MS: i64 = 24 * 3600 * 1000;
+
+impl Tx {
+    /// The routing versions of these projects; one that is gone is absent.
+    pub async fn routing_versions(&self, projects: &[ProjectId]) -> Result<HashMap<ProjectId, i64>> {
+        let mut rows = Rows::new([("id", Kind::Uuid)]);
+        for project in projects {
+            rows.push([project.uuid().into()]);
+        }
+        let sql = "SELECT projects.id, projects.routing_version FROM v JOIN projects ON projects.id = v.id";
+        let found = rows.query(self.db(), sql).await?;
+        found
+            .iter()
+            .map(|row| Ok((ProjectId::from_uuid(row.try_get_by_index(0)?), row.try_get_by_index(1)?)))
+            .collect()
+    }
+
+    /// Claims idempotency keys for events of this transaction, which must all be different. Says for each
+    /// whether it may be written. Waits for other transactions that claim the same keys.
+    pub async fn claim_keys(
+        &self,
+        claims: &[(ProjectId, &IdempotencyKey, EventId, u32)],
+    ) -> Result<Vec<KeyVerdict>> {
+        let now = Timestamp::now().as_millis();
+        // Everyone claims in the same order, so that two transactions cannot wait for each other.
+        let mut sorted: Vec<_> = claims.iter().collect();
+        sorted.sort_by(|a, b| (a.0, &a.1.key).cmp(&(b.0, &b.1.key)));
+        let columns = [
+            ("project_id", Kind::Uuid),
+            ("key", Kind::Text),
+            ("event_id", Kind::Uuid),
+            ("content_hash", Kind::Bytes),
+            ("delivery_count", Kind::Int),
+            ("expires_at", Kind::BigInt),
+            ("now", Kind::BigInt),
+        ];
+        let mut rows = Rows::new(columns);
+        for (project, key, event, deliveries) in sorted {
+            rows.push([
+                project.uuid().into(),
+                key.key.clone().into(),
+                event.uuid().into(),
+                key.content_hash.to_vec().into(),
+                i32::try_from(*deliveries).unwrap_or(i32::MAX).into(),
+                (now + KEY_LIFE_MS).into(),
+                now.into(),
+            ]);
+        }
+        // `WHERE true` keeps SQLite from reading ON CONFLICT as a join's ON.
+        let sql = "INSERT INTO idempotency_keys \
+                   (project_id, key, event_id, content_hash, delivery_count, expires_at) \
+                   SELECT project_id, key, event_id, content_hash, delivery_count, expires_at FROM v WHERE true \
+                   ON CONFLICT (project_id, key) DO UPDATE SET event_id = excluded.event_id, \
+                   content_hash = excluded.content_hash, delivery_count = excluded.delivery_count, \
+                   expires_at = excluded.expires_at \
+                   WHERE idempotency_keys.expires_at <= excluded.expires_at - 86400000 \
+                   RETURNING event_id";
+        let won = rows.query(self.db(), sql).await?;
+        let won: Vec<uuid::Uuid> = won.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, _>>()?;
+
+        let mut lost = Rows::new([("project_id", Kind::Uuid), ("key", Kind::Text)]);
+        for (project, key, event, _) in claims {
+            if !won.contains(&event.uuid()) {
+                lost.push([project.uuid().into(), key.key.clone().into()]);
+            }
+        }
+        let sql = "SELECT k.project_id, k.key, k.event_id, k.content_hash, k.delivery_count \
+                   FROM v JOIN idempotency_keys k ON k.project_id = v.project_id AND k.key = v.key";
+        let mut first: HashMap<(ProjectId, String), (EventId, Vec<u8>, u32)> = HashMap::new();
+        for row in lost.query(self.db(), sql).await? {
+            let project = ProjectId::from_uuid(row.try_get_by_index(0)?);
+            let deliveries = u32::try_from(row.try_get_by_index::<i32>(4)?).unwrap_or_default();
+            let value = (EventId::from_uuid(row.try_get_by_index(2)?), row.try_get_by_index(3)?, deliveries);
+            first.insert((project, row.try_get_by_index(1)?), value);
+        }
+        let verdict = |(project, key, event, _): &(ProjectId, &IdempotencyKey, EventId, u32)| {
+            if won.contains(&event.uuid()) {
+                return KeyVerdict::Won;
+            }
+            match first.get(&(*project, key.key.clone())) {
+                Some((event, hash, deliveries)) if hash.as_slice() == key.content_hash => {
+                    KeyVerdict::Duplicate { event: *event, deliveries: *deliveries }
+                }
+                _ => KeyVerdict::Conflict,
+            }
+        };
+        Ok(claims.iter().map(verdict).collect())
+    }
+
+    /// Writes events and their deliveries, and notes what Watch will tell.
+    pub async fn insert_events(&mut self, lease: LeaseId, events: &[NewEvent<'_>]) -> Result<()> {
+        self.insert_event_rows(events).await?;
+        self.insert_delivery_rows(events).await?;
+        self.insert_queue_rows(lease, events).await?;
+        for new in events {
+            for delivery in &new.deliveries {
+                self.record(Change::Delivery(created(new.event, delivery)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn insert_event_rows(&self, events: &[NewEvent<'_>]) -> Result<()> {
+        let mut rows = Rows::new([
+            ("id", Kind::Uuid),
+            ("project_id", Kind::Uuid),
+            ("event_type", Kind::Text),
+            ("target_kind", Kind::SmallInt),
+            ("target", Kind::Text),
+            ("payload", Kind::Bytes),
+            ("headers", Kind::Text),
+            ("idempotency_key", Kind::Text),
+            ("delivery_count", Kind::Int),
+            ("created_at", Kind::BigInt),
+        ]);
+        for new in events {
+            let event = new.event;
+            let (kind, target) = match &event.target {
+                Target::Endpoint(id) => (1_i16, id.to_string()),
+                Target::Owner(owner) => (2, owner.clone()),
+                Target::Broadcast => (3, String::new()),
+            };
+            let key = event.idempotency.as_ref().map(|key| key.key.clone()).unwrap_or_default();
+            rows.push([
+                event.id.uuid().into(),
+                event.project.uuid().into(),
+                event.event_type.to_string().into(),
+                kind.into(),
+                target.into(),
+                event.payload.to_vec().into(),
+                headers_json(&event.headers).into(),
+                key.into(),
+                i32::try_from(new.deliveries.len()).unwrap_or(i32::MAX).into(),
+                event.created_at.as_millis().into(),
+            ]);
+        }
+        let sql = "INSERT INTO events (id, project_id, event_type, target_kind, target, payload, headers, \
+                   idempotency_key, delivery_count, created_at) \
+                   SELECT id, project_id, event_type, target_kind, NULLIF(target, ''), payload, \
+                   NULLIF(headers, ''), NULLIF(idempotency_key, ''), delivery_count, created_at FROM v";
+        rows.execute(self.db(), sql).await?;
+        Ok(())
+    }
+
+    async fn insert_delivery_rows(&self, events: &[NewEvent<'_>]) -> Result<()> {
+        let mut rows = Rows::new([
+            ("id", Kind::Uuid),
+            ("project_id", Kind::Uuid),
+            ("event_id", Kind::Uuid),
+            ("endpoint_id", Kind::Uuid),
+            ("status", Kind::SmallInt),
+            ("created_at", Kind::BigInt),
+        ]);
+        for new in events {
+            for delivery in &new.deliveries {
+                rows.push([
+                    delivery.id.uuid().into(),
+                    new.event.project.uuid().into(),
+                    new.event.id.uuid().into(),
+                    delivery.endpoint.uuid().into(),
+                    delivery.status.code().into(),
+                    new.event.created_at.as_millis().into(),
+                ]);
+            }
+        }
+        // 6 is DISCARDED: it ends as it begins.
+        let sql = "INSERT INTO deliveries (id, project_id, event_id, endpoint_id, status, attempts, \
+                   next_attempt_at, created_at, ended_at) \
+                   SELECT id, project_id, event_id, endpoint_id, status, 0, \
+                   CASE status WHEN 6 THEN NULL ELSE created_at END, created_at, \
+                   CASE status WHEN 6 THEN created_at ELSE NULL END FROM v";
+        rows.execute(self.db(), sql).await?;
+        Ok(())
+    }
+
+    async fn insert_queue_rows(&self, lease: LeaseId, events: &[NewEvent<'_>]) -> Result<()> {
+        let mut rows = Rows::new([
+            ("id", Kind::Uuid),
+            ("project_id", Kind::Uuid),
+            ("endpoint_id", Kind::Uuid),
+            ("event_id", Kind::Uuid),
+            ("created_at", Kind::BigInt),
+            ("claimed_by", Kind::Uuid),
+        ]);
+        for new in events {
+            for delivery in new.deliveries.iter().filter(|delivery| !delivery.status.is_final()) {
+                let holder = if delivery.claimed { lease.uuid() } else { uuid::Uuid::nil() };
+                rows.push([
+                    delivery.id.uuid().into(),
+                    new.event.project.uuid().into(),
+                    delivery.endpoint.uuid().into(),
+                    new.event.id.uuid().into(),
+                    new.event.created_at.as_millis().into(),
+                    holder.into(),
+                ]);
+            }
+        }
+        let nil = nil_sql(self.backend());
+        let sql = format!(
+            "INSERT INTO queue (id, project_id, endpoint_id, event_id, due_at, parked, claimed_by, token, \
+             budget_start, attempts, created_at) \
+             SELECT id, project_id, endpoint_id, event_id, created_at, 0, NULLIF(claimed_by, {nil}), 1, 0, 0, \
+             created_at FROM v"
+        );
+        rows.execute(self.db(), &sql).await?;
+        Ok(())
+    }
+
+    /// Whether these endpoints have unclaimed work in the queue that is due by now.
+    pub async fn has_due_work(&self, endpoint: EndpointId) -> Result<bool> {
+        let now = super::now_sql(self.backend());
+        let sql = format!(
+            "SELECT 1 FROM queue WHERE endpoint_id = $1 AND parked = 0 AND claimed_by IS NULL AND due_at <= {now} LIMIT 1"
+        );
+        let values = [Value::from(endpoint.uuid())];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        Ok(self.db().query_one_raw(statement).await?.is_some())
+    }
+}
+
+fn created(event: &Event, delivery: &NewDelivery) -> DeliveryChange {
+    let is_final = delivery.status.is_final();
+    DeliveryChange {
+        kind: DeliveryChangeKind::Created,
+        project: event.project,
+        delivery: delivery.id,
+        event: event.id,
+        endpoint: delivery.endpoint,
+        owner: delivery.owner.clone(),
+        event_type: event.event_type.clone(),
+        status: delivery.status,
+        attempts: 0,
+        next_attempt_at: (!is_final).then_some(event.created_at),
+        last_error: None,
+        last_status: None,
+        created_at: event.created_at,
+        ended_at: is_final.then_some(event.created_at),
+        attempt: None,
+    }
+}
+
+/// Headers as JSON text, empty where there are none.
+pub(super) fn headers_json(headers: &[(String, String)]) -> String {
+    if headers.is_empty() {
+        return String::new();
+    }
+    serde_json::to_string(headers).unwrap_or_default()
+}
+
+/// The nil UUID as a literal: no id is nil, so it stands for NULL among rows.
+pub(super) fn nil_sql(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Postgres => "'00000000-0000-0000-0000-000000000000'::uuid",
+        _ => "zeroblob(16)",
+    }
+}

@@ -1,0 +1,119 @@
+//! The store: SQLite inside the process, or PostgreSQL, behind one handle. The only module that knows SeaORM.
+//!
+//! Reads go through `Store`, writes through a [`Tx`], which ends with the change record of what it changed.
+//! Nothing here decides what should happen; it says what is stored and changes it in one piece.
+
+mod changes;
+mod claim;
+mod connect;
+mod error;
+mod ingest;
+mod lease;
+mod meta;
+mod outcomes;
+mod partitions;
+mod rows;
+mod tx;
+mod vault;
+
+use std::sync::Arc;
+
+use sea_orm::{DatabaseConnection, DbBackend};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+pub use changes::ChangesFrom;
+pub use claim::{ClaimRequest, ClaimedDelivery};
+pub use connect::{DatabaseUrl, StoreSettings};
+pub use error::{Result, StoreError};
+pub use ingest::{KeyVerdict, NewDelivery, NewEvent};
+pub use lease::Lease;
+pub use outcomes::{FinishedAttempt, Next, Released};
+pub use tx::{AuditEntry, Tx};
+pub use vault::{MasterKey, Place, Vault};
+
+use crate::domain::page::TokenKey;
+
+/// A handle on the database; clones share it.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: DbBackend,
+    url: DatabaseUrl,
+    /// Writes of services. On SQLite the file's only writing connection, which the engine's pools are too.
+    write: DatabaseConnection,
+    ingest: DatabaseConnection,
+    engine: DatabaseConnection,
+    read: DatabaseConnection,
+    vault: Vault,
+    token_key: TokenKey,
+    incarnation: Uuid,
+    /// Rings after each commit of this process that wrote a change record.
+    committed: watch::Sender<()>,
+    /// Keeps a second process off a SQLite file.
+    _lock: Option<std::fs::File>,
+}
+
+/// Which pool a transaction takes its connection from, so that one kind of work cannot starve another.
+#[derive(Clone, Copy, Debug)]
+pub enum Lane {
+    Service,
+    Ingest,
+    Engine,
+}
+
+impl Store {
+    /// Whether all writes share one connection, so that writing them together is cheaper.
+    pub fn has_single_writer(&self) -> bool {
+        self.inner.backend == DbBackend::Sqlite
+    }
+
+    /// For reads outside a transaction.
+    pub(crate) fn reader(&self) -> &DatabaseConnection {
+        &self.inner.read
+    }
+
+    pub(crate) fn backend(&self) -> DbBackend {
+        self.inner.backend
+    }
+
+    pub fn vault(&self) -> &Vault {
+        &self.inner.vault
+    }
+
+    /// Authenticates page and resume tokens.
+    pub fn token_key(&self) -> &TokenKey {
+        &self.inner.token_key
+    }
+
+    /// This database's identity. A restored or replaced database has another, so that positions of the old
+    /// one are not mistaken for its own.
+    pub fn incarnation(&self) -> Uuid {
+        self.inner.incarnation
+    }
+
+    /// Rings after commits of this process that wrote a change record.
+    pub fn commits(&self) -> watch::Receiver<()> {
+        self.inner.committed.subscribe()
+    }
+
+    /// Closes all connections once they are idle.
+    pub async fn close(&self) {
+        for pool in [&self.inner.ingest, &self.inner.engine, &self.inner.write, &self.inner.read] {
+            if let Err(error) = pool.clone().close().await {
+                tracing::warn!(error = %error, "closing the database failed");
+            }
+        }
+    }
+}
+
+/// The database's clock in Unix milliseconds, as SQL.
+pub(crate) fn now_sql(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Postgres => "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint",
+        _ => "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+    }
+}

@@ -1,0 +1,448 @@
+//! Writing what became of attempts: many outcomes in one transaction, each fenced by its claim.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use sea_orm::QueryResult;
+
+use super::error::Result;
+use super::ingest::headers_json;
+use super::rows::{Kind, Rows};
+use super::tx::Tx;
+use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{Attempt, DeliveryStatus};
+use crate::domain::id::{DeliveryId, EndpointId, LeaseId, ProjectId};
+
+/// What happens next to a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Success,
+    Retry(Timestamp),
+    Failed,
+}
+
+impl Next {
+    const fn status(self) -> DeliveryStatus {
+        match self {
+            Self::Success => DeliveryStatus::Success,
+            Self::Retry(_) => DeliveryStatus::Retry,
+            Self::Failed => DeliveryStatus::Failed,
+        }
+    }
+}
+
+/// An attempt that was made, with the claim it was made under.
+#[derive(Clone, Debug)]
+pub struct FinishedAttempt {
+    pub attempt: Attempt,
+    pub token: i64,
+    pub owner: Option<Arc<str>>,
+    pub event_type: Arc<str>,
+    /// Of the delivery.
+    pub created_at: Timestamp,
+    pub ended_at: Timestamp,
+    pub next: Next,
+}
+
+/// A claim given back without an attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Released {
+    pub delivery: DeliveryId,
+    pub token: i64,
+    /// Keep it out of the scan until its endpoint is resumed.
+    pub park: bool,
+}
+
+/// `queue.parked` of work whose endpoint is paused.
+pub(super) const PARKED_PAUSED: i16 = 1;
+
+const ROLLUP_MS: i64 = 5 * 60 * 1000;
+
+impl Tx {
+    /// Writes attempts, moves their deliveries on, and counts for endpoints and charts.
+    ///
+    /// A delivery whose claim is no longer ours keeps its state; its attempt was made and is recorded all the
+    /// same. Returns the deliveries that were moved.
+    pub async fn finish_attempts(
+        &mut self,
+        lease: LeaseId,
+        finished: &[FinishedAttempt],
+    ) -> Result<HashSet<DeliveryId>> {
+        let held = self.settle_queue(lease, finished).await?;
+        self.insert_attempts(finished).await?;
+        let moved: Vec<&FinishedAttempt> =
+            finished.iter().filter(|one| held.contains(&one.attempt.delivery)).collect();
+        self.move_deliveries(&moved).await?;
+        self.count_failures(finished).await?;
+        self.add_rollups(finished).await?;
+        for one in &moved {
+            self.record(Change::Delivery(attempted(one)));
+        }
+        Ok(held)
+    }
+
+    /// Ends or reschedules the claimed rows; says which were still ours.
+    async fn settle_queue(&self, lease: LeaseId, finished: &[FinishedAttempt]) -> Result<HashSet<DeliveryId>> {
+        let mut ends = Rows::new([("id", Kind::Uuid), ("token", Kind::BigInt), ("lease", Kind::Uuid)]);
+        let mut retries = Rows::new([
+            ("id", Kind::Uuid),
+            ("token", Kind::BigInt),
+            ("lease", Kind::Uuid),
+            ("due_at", Kind::BigInt),
+            ("attempts", Kind::SmallInt),
+        ]);
+        for one in finished {
+            let id = one.attempt.delivery.uuid();
+            match one.next {
+                Next::Retry(due) => retries.push([
+                    id.into(),
+                    one.token.into(),
+                    lease.uuid().into(),
+                    due.as_millis().into(),
+                    small(one.attempt.number).into(),
+                ]),
+                Next::Success | Next::Failed => ends.push([id.into(), one.token.into(), lease.uuid().into()]),
+            }
+        }
+        let sql = "DELETE FROM queue WHERE (id, token, claimed_by) IN (SELECT id, token, lease FROM v) RETURNING id";
+        let mut held = ids(&ends.query(self.db(), sql).await?)?;
+        let sql = "UPDATE queue SET claimed_by = NULL, due_at = v.due_at, attempts = v.attempts FROM v \
+                   WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease \
+                   RETURNING queue.id";
+        held.extend(ids(&retries.query(self.db(), sql).await?)?);
+        Ok(held)
+    }
+
+    async fn insert_attempts(&self, finished: &[FinishedAttempt]) -> Result<()> {
+        let mut rows = Rows::new([
+            ("id", Kind::Uuid),
+            ("delivery_id", Kind::Uuid),
+            ("project_id", Kind::Uuid),
+            ("endpoint_id", Kind::Uuid),
+            ("event_id", Kind::Uuid),
+            ("number", Kind::SmallInt),
+            ("started_at", Kind::BigInt),
+            ("status_code", Kind::SmallInt),
+            ("error_class", Kind::SmallInt),
+            ("error_detail", Kind::Text),
+            ("request_headers", Kind::Text),
+            ("response_headers", Kind::Text),
+            ("response_body", Kind::Bytes),
+            ("flags", Kind::SmallInt),
+            ("peer", Kind::Text),
+            ("dns_us", Kind::Int),
+            ("connect_us", Kind::Int),
+            ("tls_us", Kind::Int),
+            ("first_byte_us", Kind::Int),
+            ("total_us", Kind::Int),
+        ]);
+        for one in finished {
+            let (attempt, outcome) = (&one.attempt, &one.attempt.outcome);
+            let timings = &outcome.timings;
+            let (class, detail) = match &outcome.error {
+                Some((class, detail)) => (class.code(), detail.clone()),
+                None => (ABSENT, String::new()),
+            };
+            rows.push([
+                attempt.id.uuid().into(),
+                attempt.delivery.uuid().into(),
+                attempt.project.uuid().into(),
+                attempt.endpoint.uuid().into(),
+                attempt.event.uuid().into(),
+                small(attempt.number).into(),
+                outcome.started_at.as_millis().into(),
+                outcome.status.map_or(ABSENT, small).into(),
+                class.into(),
+                detail.into(),
+                headers_json(&attempt.request_headers).into(),
+                headers_json(&outcome.response_headers).into(),
+                outcome.body.to_vec().into(),
+                flags(attempt).into(),
+                outcome.peer.map(|peer| peer.to_string()).unwrap_or_default().into(),
+                micros(timings.dns_us).into(),
+                micros(timings.connect_us).into(),
+                micros(timings.tls_us).into(),
+                micros(timings.first_byte_us).into(),
+                micros(Some(timings.total_us)).into(),
+            ]);
+        }
+        let sql = "INSERT INTO attempts (id, delivery_id, project_id, endpoint_id, event_id, number, started_at, \
+                   status_code, error_class, error_detail, request_headers, response_headers, response_body, \
+                   flags, peer, dns_us, connect_us, tls_us, first_byte_us, total_us) \
+                   SELECT id, delivery_id, project_id, endpoint_id, event_id, number, started_at, \
+                   NULLIF(status_code, -1), NULLIF(error_class, -1), NULLIF(error_detail, ''), request_headers, \
+                   NULLIF(response_headers, ''), response_body, flags, NULLIF(peer, ''), NULLIF(dns_us, -1), \
+                   NULLIF(connect_us, -1), NULLIF(tls_us, -1), NULLIF(first_byte_us, -1), total_us FROM v";
+        rows.execute(self.db(), sql).await?;
+        Ok(())
+    }
+
+    async fn move_deliveries(&self, moved: &[&FinishedAttempt]) -> Result<()> {
+        let mut rows = Rows::new([
+            ("id", Kind::Uuid),
+            ("status", Kind::SmallInt),
+            ("attempts", Kind::SmallInt),
+            ("next_attempt_at", Kind::BigInt),
+            ("last_error", Kind::SmallInt),
+            ("last_status", Kind::SmallInt),
+            ("ended_at", Kind::BigInt),
+        ]);
+        for one in moved {
+            let outcome = &one.attempt.outcome;
+            let (next, end) = match one.next {
+                Next::Retry(due) => (due.as_millis(), i64::from(ABSENT)),
+                Next::Success | Next::Failed => (i64::from(ABSENT), one.ended_at.as_millis()),
+            };
+            rows.push([
+                one.attempt.delivery.uuid().into(),
+                one.next.status().code().into(),
+                small(one.attempt.number).into(),
+                next.into(),
+                outcome.error.as_ref().map_or(ABSENT, |(class, _)| class.code()).into(),
+                outcome.status.map_or(ABSENT, small).into(),
+                end.into(),
+            ]);
+        }
+        let sql = "UPDATE deliveries SET status = v.status, attempts = v.attempts, \
+                   next_attempt_at = NULLIF(v.next_attempt_at, -1), last_error = NULLIF(v.last_error, -1), \
+                   last_status = NULLIF(v.last_status, -1), ended_at = NULLIF(v.ended_at, -1) \
+                   FROM v WHERE deliveries.id = v.id";
+        rows.execute(self.db(), sql).await?;
+        Ok(())
+    }
+
+    /// Counts failures in a row per endpoint. A healthy endpoint costs a look and no write.
+    async fn count_failures(&self, finished: &[FinishedAttempt]) -> Result<()> {
+        let mut streaks: HashMap<EndpointId, Streak> = HashMap::new();
+        for one in finished {
+            let streak = streaks.entry(one.attempt.endpoint).or_insert(Streak::new(one.attempt.project));
+            streak.add(one.attempt.outcome.is_success(), one.ended_at);
+        }
+        let mut healed = Rows::new([("id", Kind::Uuid)]);
+        let mut failing = Rows::new([
+            ("id", Kind::Uuid),
+            ("project_id", Kind::Uuid),
+            ("failures", Kind::Int),
+            ("since", Kind::BigInt),
+            ("fresh", Kind::SmallInt),
+        ]);
+        let mut streaks: Vec<_> = streaks.into_iter().collect();
+        streaks.sort_by_key(|(endpoint, _)| *endpoint);
+        for (endpoint, streak) in streaks {
+            if streak.failures == 0 {
+                healed.push([endpoint.uuid().into()]);
+            } else {
+                failing.push([
+                    endpoint.uuid().into(),
+                    streak.project.uuid().into(),
+                    streak.failures.into(),
+                    streak.since.as_millis().into(),
+                    i16::from(streak.any_success).into(),
+                ]);
+            }
+        }
+        let sql = "UPDATE endpoint_health SET consecutive_failures = 0, failing_since = NULL FROM v \
+                   WHERE endpoint_id = v.id AND consecutive_failures > 0";
+        healed.execute(self.db(), sql).await?;
+        // A streak that began after a success in this batch replaces the old count; otherwise it adds to it.
+        let sql = "INSERT INTO endpoint_health (endpoint_id, project_id, consecutive_failures, failing_since) \
+                   SELECT id, project_id, failures, CASE fresh WHEN 1 THEN since ELSE -since END FROM v WHERE true \
+                   ON CONFLICT (endpoint_id) DO UPDATE SET \
+                   consecutive_failures = CASE WHEN excluded.failing_since > 0 \
+                     THEN excluded.consecutive_failures \
+                     ELSE endpoint_health.consecutive_failures + excluded.consecutive_failures END, \
+                   failing_since = CASE WHEN excluded.failing_since > 0 \
+                     THEN excluded.failing_since \
+                     ELSE COALESCE(endpoint_health.failing_since, excluded.failing_since) END";
+        failing.execute(self.db(), sql).await?;
+        Ok(())
+    }
+
+    /// Adds to the five-minute sums that charts read.
+    async fn add_rollups(&self, finished: &[FinishedAttempt]) -> Result<()> {
+        let mut sums: HashMap<(EndpointId, i64), Sum> = HashMap::new();
+        for one in finished {
+            let bucket = one.ended_at.as_millis().div_euclid(ROLLUP_MS) * ROLLUP_MS;
+            sums.entry((one.attempt.endpoint, bucket)).or_insert(Sum::new(one.attempt.project)).add(one);
+        }
+        let mut rows = Rows::new([
+            ("endpoint_id", Kind::Uuid),
+            ("bucket_at", Kind::BigInt),
+            ("project_id", Kind::Uuid),
+            ("successes", Kind::BigInt),
+            ("failures", Kind::BigInt),
+            ("total_us_sum", Kind::BigInt),
+            ("total_us_max", Kind::BigInt),
+            ("last_at", Kind::BigInt),
+            ("last_status", Kind::SmallInt),
+            ("last_error", Kind::SmallInt),
+        ]);
+        let mut sums: Vec<_> = sums.into_iter().collect();
+        sums.sort_by_key(|(key, _)| *key);
+        for ((endpoint, bucket), sum) in sums {
+            rows.push([
+                endpoint.uuid().into(),
+                bucket.into(),
+                sum.project.uuid().into(),
+                sum.successes.into(),
+                sum.failures.into(),
+                sum.total_us.into(),
+                sum.max_us.into(),
+                sum.last_at.as_millis().into(),
+                sum.last_status.into(),
+                sum.last_error.into(),
+            ]);
+        }
+        let larger = match self.backend() {
+            sea_orm::DbBackend::Postgres => "GREATEST",
+            _ => "MAX",
+        };
+        let sql = format!(
+            "INSERT INTO rollups (endpoint_id, bucket_at, project_id, successes, failures, total_us_sum, \
+             total_us_max, last_at, last_status, last_error) \
+             SELECT endpoint_id, bucket_at, project_id, successes, failures, total_us_sum, total_us_max, last_at, \
+             NULLIF(last_status, -1), NULLIF(last_error, -1) FROM v WHERE true \
+             ON CONFLICT (endpoint_id, bucket_at) DO UPDATE SET \
+             successes = rollups.successes + excluded.successes, \
+             failures = rollups.failures + excluded.failures, \
+             total_us_sum = rollups.total_us_sum + excluded.total_us_sum, \
+             total_us_max = {larger}(rollups.total_us_max, excluded.total_us_max), \
+             last_at = excluded.last_at, last_status = excluded.last_status, last_error = excluded.last_error"
+        );
+        rows.execute(self.db(), &sql).await?;
+        Ok(())
+    }
+
+    /// Gives claims back; parks those whose endpoint is paused.
+    pub async fn release(&self, lease: LeaseId, released: &[Released]) -> Result<()> {
+        let mut rows = Rows::new([
+            ("id", Kind::Uuid),
+            ("token", Kind::BigInt),
+            ("lease", Kind::Uuid),
+            ("parked", Kind::SmallInt),
+        ]);
+        for one in released {
+            let parked = if one.park { PARKED_PAUSED } else { 0 };
+            rows.push([one.delivery.uuid().into(), one.token.into(), lease.uuid().into(), parked.into()]);
+        }
+        let sql = "UPDATE queue SET claimed_by = NULL, parked = v.parked FROM v \
+                   WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease";
+        rows.execute(self.db(), sql).await?;
+        Ok(())
+    }
+}
+
+/// Stands for NULL among rows.
+const ABSENT: i16 = -1;
+
+/// The last failures in a row of an endpoint within one batch.
+struct Streak {
+    project: ProjectId,
+    failures: i32,
+    since: Timestamp,
+    any_success: bool,
+}
+
+impl Streak {
+    fn new(project: ProjectId) -> Self {
+        Self { project, failures: 0, since: Timestamp::from_millis(0), any_success: false }
+    }
+
+    fn add(&mut self, success: bool, at: Timestamp) {
+        if success {
+            self.failures = 0;
+            self.any_success = true;
+            return;
+        }
+        if self.failures == 0 {
+            self.since = at;
+        }
+        self.failures = self.failures.saturating_add(1);
+    }
+}
+
+struct Sum {
+    project: ProjectId,
+    successes: i64,
+    failures: i64,
+    total_us: i64,
+    max_us: i64,
+    last_at: Timestamp,
+    last_status: i16,
+    last_error: i16,
+}
+
+impl Sum {
+    fn new(project: ProjectId) -> Self {
+        Self {
+            project,
+            successes: 0,
+            failures: 0,
+            total_us: 0,
+            max_us: 0,
+            last_at: Timestamp::from_millis(0),
+            last_status: ABSENT,
+            last_error: ABSENT,
+        }
+    }
+
+    fn add(&mut self, one: &FinishedAttempt) {
+        let outcome = &one.attempt.outcome;
+        if outcome.is_success() {
+            self.successes += 1;
+        } else {
+            self.failures += 1;
+        }
+        let took = i64::from(outcome.timings.total_us);
+        self.total_us += took;
+        self.max_us = self.max_us.max(took);
+        self.last_at = self.last_at.max(one.ended_at);
+        self.last_status = outcome.status.map_or(ABSENT, small);
+        self.last_error = outcome.error.as_ref().map_or(ABSENT, |(class, _)| class.code());
+    }
+}
+
+fn attempted(one: &FinishedAttempt) -> DeliveryChange {
+    let attempt = &one.attempt;
+    let (next_attempt_at, ended_at) = match one.next {
+        Next::Retry(due) => (Some(due), None),
+        Next::Success | Next::Failed => (None, Some(one.ended_at)),
+    };
+    DeliveryChange {
+        kind: DeliveryChangeKind::Attempted,
+        project: attempt.project,
+        delivery: attempt.delivery,
+        event: attempt.event,
+        endpoint: attempt.endpoint,
+        owner: one.owner.clone(),
+        event_type: one.event_type.clone(),
+        status: one.next.status(),
+        attempts: attempt.number,
+        next_attempt_at,
+        last_error: attempt.outcome.error.as_ref().map(|(class, _)| *class),
+        last_status: attempt.outcome.status,
+        created_at: one.created_at,
+        ended_at,
+        attempt: Some(attempt.id),
+    }
+}
+
+fn flags(attempt: &Attempt) -> i16 {
+    let outcome = &attempt.outcome;
+    i16::from(outcome.body_truncated)
+        | i16::from(outcome.headers_truncated) << 1
+        | i16::from(outcome.timings.reused) << 2
+}
+
+fn small(number: u16) -> i16 {
+    i16::try_from(number).unwrap_or(i16::MAX)
+}
+
+fn micros(value: Option<u32>) -> i32 {
+    value.map_or(-1, |value| i32::try_from(value).unwrap_or(i32::MAX))
+}
+
+fn ids(rows: &[QueryResult]) -> Result<HashSet<DeliveryId>> {
+    rows.iter().map(|row| Ok(DeliveryId::from_uuid(row.try_get_by_index(0)?))).collect()
+}

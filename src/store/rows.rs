@@ -1,0 +1,124 @@
+//! Many rows in one statement, spelled the same for both databases.
+//!
+//! The rows become a common table expression `v` with the given columns: an UNNEST of one array per column
+//! on PostgreSQL, a VALUES list on SQLite. A statement then reads from `v` (`INSERT … SELECT … FROM v`,
+//! `UPDATE … FROM v`). Values are never NULL here, because arrays of the driver cannot hold it: a column
+//! that may be NULL carries a value outside its range and the statement says NULLIF.
+
+use sea_orm::sea_query::ArrayType;
+use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
+
+use super::error::Result;
+
+/// A column's type.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    Uuid,
+    SmallInt,
+    Int,
+    BigInt,
+    Text,
+    Bytes,
+}
+
+impl Kind {
+    fn array(self) -> (ArrayType, &'static str) {
+        match self {
+            Self::Uuid => (ArrayType::Uuid, "uuid[]"),
+            Self::SmallInt => (ArrayType::SmallInt, "smallint[]"),
+            Self::Int => (ArrayType::Int, "integer[]"),
+            Self::BigInt => (ArrayType::BigInt, "bigint[]"),
+            Self::Text => (ArrayType::String, "text[]"),
+            Self::Bytes => (ArrayType::Bytes, "bytea[]"),
+        }
+    }
+}
+
+/// SQLite takes 32,766 parameters in a statement. Chunks come in few sizes, so that their texts stay in the
+/// connection's statement cache.
+const SQLITE_CHUNKS: [usize; 5] = [256, 64, 16, 4, 1];
+
+/// Rows for one statement.
+pub struct Rows<const N: usize> {
+    columns: [(&'static str, Kind); N],
+    rows: Vec<[Value; N]>,
+}
+
+impl<const N: usize> Rows<N> {
+    pub fn new(columns: [(&'static str, Kind); N]) -> Self {
+        Self { columns, rows: Vec::new() }
+    }
+
+    pub fn push(&mut self, row: [Value; N]) {
+        self.rows.push(row);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Runs a statement that reads from `v`; says how many rows it changed.
+    pub async fn execute(self, db: &impl ConnectionTrait, sql: &str) -> Result<u64> {
+        let mut changed = 0;
+        for statement in self.statements(db.get_database_backend(), sql) {
+            changed += db.execute_raw(statement).await?.rows_affected();
+        }
+        Ok(changed)
+    }
+
+    /// Runs a statement that reads from `v` and returns rows.
+    pub async fn query(self, db: &impl ConnectionTrait, sql: &str) -> Result<Vec<QueryResult>> {
+        let mut found = Vec::new();
+        for statement in self.statements(db.get_database_backend(), sql) {
+            found.extend(db.query_all_raw(statement).await?);
+        }
+        Ok(found)
+    }
+
+    fn statements(self, backend: DbBackend, sql: &str) -> Vec<Statement> {
+        if self.rows.is_empty() {
+            return Vec::new();
+        }
+        match backend {
+            DbBackend::Postgres => vec![self.unnest(sql)],
+            _ => self.values_lists(backend, sql),
+        }
+    }
+
+    fn names(&self) -> String {
+        self.columns.map(|(name, _)| name).join(", ")
+    }
+
+    fn unnest(self, sql: &str) -> Statement {
+        let casts: Vec<String> =
+            self.columns.iter().enumerate().map(|(at, (_, kind))| format!("${}::{}", at + 1, kind.array().1)).collect();
+        let text = format!("WITH v({}) AS (SELECT * FROM UNNEST({})) {sql}", self.names(), casts.join(", "));
+        let mut arrays = self.columns.map(|_| Vec::with_capacity(self.rows.len()));
+        for row in self.rows {
+            for (array, value) in arrays.iter_mut().zip(row) {
+                array.push(value);
+            }
+        }
+        let values = arrays
+            .into_iter()
+            .zip(self.columns)
+            .map(|(array, (_, kind))| Value::Array(kind.array().0, Some(Box::new(array))));
+        Statement::from_sql_and_values(DbBackend::Postgres, text, values)
+    }
+
+    fn values_lists(self, backend: DbBackend, sql: &str) -> Vec<Statement> {
+        let names = self.names();
+        let row = format!("({})", ["?"; N].join(","));
+        let mut rows = self.rows.into_iter();
+        let mut statements = Vec::new();
+        for size in SQLITE_CHUNKS {
+            while rows.len() >= size {
+                let list = vec![row.as_str(); size].join(",");
+                let text = format!("WITH v({names}) AS (VALUES {list}) {sql}");
+                let values = rows.by_ref().take(size).flatten();
+                statements.push(Statement::from_sql_and_values(backend, text, values));
+            }
+        }
+        statements
+    }
+}

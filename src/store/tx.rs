@@ -1,0 +1,121 @@
+//! A write transaction: what services and the engine change in one piece.
+//!
+//! Its last statement writes the change record, then it commits. On PostgreSQL that statement takes an
+//! advisory lock that is held until the commit is visible and draws the position inside it, so positions
+//! are in the order of commits. Keep what comes before it short, and never wait for the network inside.
+
+use sea_orm::{
+    ConnectionTrait, DatabaseTransaction, DbBackend, SqliteTransactionMode, Statement, TransactionOptions,
+    TransactionTrait, Value,
+};
+
+use super::error::{Result, StoreError};
+use super::{Lane, Store};
+use crate::domain::change::Change;
+use crate::domain::clock::Timestamp;
+use crate::domain::id::{AuditId, ProjectId};
+use crate::domain::principal::Principal;
+
+/// A write transaction. Dropped without [`Tx::commit`], it changes nothing.
+pub struct Tx {
+    txn: DatabaseTransaction,
+    store: Store,
+    changes: Vec<Change>,
+}
+
+/// Who did what, for the audit log. Holds no secret.
+pub struct AuditEntry<'a> {
+    pub principal: &'a Principal,
+    pub project: Option<ProjectId>,
+    /// The call, such as `CreateEndpoint`.
+    pub action: &'static str,
+    /// The id of what it was done to.
+    pub resource: String,
+    /// As JSON without secrets.
+    pub before: Option<String>,
+    pub after: Option<String>,
+}
+
+impl Store {
+    /// Begins a write transaction on a connection of that lane.
+    pub async fn begin(&self, lane: Lane) -> Result<Tx> {
+        let pool = match lane {
+            Lane::Service => &self.inner.write,
+            Lane::Ingest => &self.inner.ingest,
+            Lane::Engine => &self.inner.engine,
+        };
+        let options = TransactionOptions {
+            // A deferred one could fail when it first writes, and waiting would not help.
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let txn = pool.begin_with_options(options).await?;
+        Ok(Tx { txn, store: self.clone(), changes: Vec::new() })
+    }
+}
+
+impl Tx {
+    pub(super) fn db(&self) -> &DatabaseTransaction {
+        &self.txn
+    }
+
+    pub(super) fn backend(&self) -> DbBackend {
+        self.store.backend()
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Adds to what Watch will tell of this transaction.
+    pub fn record(&mut self, change: Change) {
+        self.changes.push(change);
+    }
+
+    /// Says that the project's endpoints or subscriptions change, so that no node decides by older ones.
+    /// Returns the new version. Locks the project's row until the end.
+    pub async fn bump_routing(&self, project: ProjectId) -> Result<i64> {
+        let sql = "UPDATE projects SET routing_version = routing_version + 1 WHERE id = $1 RETURNING routing_version";
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [Value::from(project.uuid())]);
+        match self.txn.query_one_raw(statement).await? {
+            Some(row) => Ok(row.try_get_by_index(0)?),
+            None => Err(StoreError::Corrupt(format!("project {project} is gone"))),
+        }
+    }
+
+    /// Writes an entry of the audit log.
+    pub async fn audit(&self, entry: AuditEntry<'_>) -> Result<()> {
+        let sql = "INSERT INTO audit_events \
+                   (id, project_id, key_id, action, resource, origin, before, after, created_at) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        let values = [
+            Value::from(AuditId::new().uuid()),
+            Value::from(entry.project.map(ProjectId::uuid)),
+            Value::from(entry.principal.key_id.uuid()),
+            Value::from(entry.action),
+            Value::from(entry.resource),
+            Value::from(entry.principal.origin.clone()),
+            Value::from(entry.before),
+            Value::from(entry.after),
+            Value::from(Timestamp::now().as_millis()),
+        ];
+        self.txn.execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        Ok(())
+    }
+
+    /// Writes the change record, if anything watchable changed, and commits.
+    pub async fn commit(self) -> Result<()> {
+        if self.changes.is_empty() {
+            return Ok(self.txn.commit().await?);
+        }
+        super::changes::append(&self.txn, &self.changes).await?;
+        self.txn.commit().await?;
+        self.store.inner.committed.send_replace(());
+        Ok(())
+    }
+
+    /// Ends it without changes, at once rather than when the connection is next used.
+    pub async fn rollback(self) -> Result<()> {
+        Ok(self.txn.rollback().await?)
+    }
+}
