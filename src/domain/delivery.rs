@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::attempt::{AttemptOutcome, ErrorClass};
 use super::clock::Timestamp;
-use super::id::{AttemptId, DeliveryId, EndpointId, EventId, ProjectId};
+use super::id::{AttemptId, DeliveryId, EndpointId, EventId, LeaseId, ProjectId};
 
 /// Where a delivery stands. Stored numbers; never reuse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -81,6 +81,13 @@ impl Delivery {
     pub fn latency(&self) -> Option<Duration> {
         self.ended_at.map(|end| end.since(self.created_at))
     }
+}
+
+/// The right to attempt a delivery: whose lease it is under, and the fencing token that outcomes name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub lease: LeaseId,
+    pub token: i64,
 }
 
 /// One HTTP request made for a delivery, as it is kept.

@@ -30,17 +30,23 @@ pub struct IdempotencyKey {
     pub content_hash: [u8; 32],
 }
 
-/// An event.
+/// What every delivery of an event carries; shared in memory, never copied.
 #[derive(Clone, Debug)]
-pub struct Event {
-    pub id: EventId,
+pub struct Message {
+    pub event: EventId,
     pub project: ProjectId,
     pub event_type: Arc<str>,
-    pub target: Target,
     /// Exactly the published bytes.
     pub payload: Bytes,
     /// Sent on every delivery; lower-case names.
     pub headers: Vec<(String, String)>,
+}
+
+/// An event about to be accepted.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub message: Arc<Message>,
+    pub target: Target,
     pub idempotency: Option<IdempotencyKey>,
     pub created_at: Timestamp,
 }

@@ -5,6 +5,8 @@
 //! its way to one endpoint; an **attempt** is one HTTP request made for a delivery. A **change** is what
 //! Watch tells about a committed transaction.
 
+pub mod address;
+pub mod attempt;
 pub mod change;
 pub mod clock;
 pub mod delivery;
@@ -20,3 +22,4 @@ pub mod routing;
 pub mod secret;
 pub mod signature;
 pub mod subscription;
+pub mod url_rules;

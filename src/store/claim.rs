@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 
 use super::error::Result;
@@ -12,6 +11,8 @@ use super::outcomes::PARKED_PAUSED;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::clock::Timestamp;
+use crate::domain::delivery::Claim;
+use crate::domain::event::Message;
 use crate::domain::id::{DeliveryId, EndpointId, EventId, LeaseId, ProjectId};
 
 /// What a claim asks for.
@@ -30,34 +31,23 @@ pub struct ClaimRequest {
 #[derive(Clone, Debug)]
 pub struct ClaimedDelivery {
     pub id: DeliveryId,
-    pub project: ProjectId,
     pub endpoint: EndpointId,
-    pub event: EventId,
-    pub token: i64,
+    pub claim: Claim,
     /// Attempts made in all, and when this budget began.
     pub attempts: u16,
     pub budget_start: u16,
     pub created_at: Timestamp,
-    pub event_type: Arc<str>,
-    pub payload: Bytes,
-    pub headers: Vec<(String, String)>,
+    pub message: Arc<Message>,
 }
 
 struct QueueRow {
     id: DeliveryId,
-    project: ProjectId,
     endpoint: EndpointId,
     event: EventId,
     token: i64,
     attempts: u16,
     budget_start: u16,
     created_at: Timestamp,
-}
-
-struct EventRow {
-    event_type: Arc<str>,
-    payload: Bytes,
-    headers: Vec<(String, String)>,
 }
 
 impl Tx {
@@ -67,19 +57,15 @@ impl Tx {
         let events = self.events_of(&rows).await?;
         let claimed = rows.into_iter().filter_map(|row| {
             // A delivery without its event cannot be sent; retention keeps events of open deliveries.
-            let event = events.get(&row.event)?;
+            let message = events.get(&row.event)?.clone();
             Some(ClaimedDelivery {
                 id: row.id,
-                project: row.project,
                 endpoint: row.endpoint,
-                event: row.event,
-                token: row.token,
+                claim: Claim { lease: request.lease, token: row.token },
                 attempts: row.attempts,
                 budget_start: row.budget_start,
                 created_at: row.created_at,
-                event_type: event.event_type.clone(),
-                payload: event.payload.clone(),
-                headers: event.headers.clone(),
+                message,
             })
         });
         Ok(claimed.collect())
@@ -117,20 +103,19 @@ impl Tx {
                    ) AS candidates \
                  ) AS spread WHERE place <= $3 ORDER BY due_at LIMIT $2 \
                ) {lock} \
-             ) RETURNING id, project_id, endpoint_id, event_id, token, attempts, budget_start, created_at"
+             ) RETURNING id, endpoint_id, event_id, token, attempts, budget_start, created_at"
         );
         let statement = Statement::from_sql_and_values(backend, sql, values);
         let mut rows = Vec::new();
         for row in self.db().query_all_raw(statement).await? {
             rows.push(QueueRow {
                 id: DeliveryId::from_uuid(row.try_get_by_index(0)?),
-                project: ProjectId::from_uuid(row.try_get_by_index(1)?),
-                endpoint: EndpointId::from_uuid(row.try_get_by_index(2)?),
-                event: EventId::from_uuid(row.try_get_by_index(3)?),
-                token: row.try_get_by_index(4)?,
-                attempts: count(row.try_get_by_index(5)?),
-                budget_start: count(row.try_get_by_index(6)?),
-                created_at: Timestamp::from_millis(row.try_get_by_index(7)?),
+                endpoint: EndpointId::from_uuid(row.try_get_by_index(1)?),
+                event: EventId::from_uuid(row.try_get_by_index(2)?),
+                token: row.try_get_by_index(3)?,
+                attempts: count(row.try_get_by_index(4)?),
+                budget_start: count(row.try_get_by_index(5)?),
+                created_at: Timestamp::from_millis(row.try_get_by_index(6)?),
             });
         }
         // RETURNING is in no order; ids are in the order of creation.
@@ -138,7 +123,7 @@ impl Tx {
         Ok(rows)
     }
 
-    async fn events_of(&self, queue: &[QueueRow]) -> Result<HashMap<EventId, EventRow>> {
+    async fn events_of(&self, queue: &[QueueRow]) -> Result<HashMap<EventId, Arc<Message>>> {
         let mut ids: Vec<EventId> = queue.iter().map(|row| row.event).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -146,30 +131,41 @@ impl Tx {
         for id in ids {
             rows.push([id.uuid().into()]);
         }
-        let sql = "SELECT events.id, events.event_type, events.payload, events.headers \
+        let sql = "SELECT events.id, events.project_id, events.event_type, events.payload, events.headers \
                    FROM v JOIN events ON events.id = v.id";
         let mut events = HashMap::new();
         for row in rows.query(self.db(), sql).await? {
-            let event_type: String = row.try_get_by_index(1)?;
-            let payload: Vec<u8> = row.try_get_by_index(2)?;
-            let headers: Option<String> = row.try_get_by_index(3)?;
-            let event = EventRow {
+            let event = EventId::from_uuid(row.try_get_by_index(0)?);
+            let event_type: String = row.try_get_by_index(2)?;
+            let payload: Vec<u8> = row.try_get_by_index(3)?;
+            let headers: Option<String> = row.try_get_by_index(4)?;
+            let message = Message {
+                event,
+                project: ProjectId::from_uuid(row.try_get_by_index(1)?),
                 event_type: event_type.into(),
                 payload: payload.into(),
                 headers: parse_headers(headers.as_deref())?,
             };
-            events.insert(EventId::from_uuid(row.try_get_by_index(0)?), event);
+            events.insert(event, Arc::new(message));
         }
         Ok(events)
     }
 
-    /// Makes parked work of endpoints that are active again due, up to `limit` rows; says how many.
-    pub async fn unpark(&self, limit: u32) -> Result<u64> {
-        // 1 is ACTIVE. An endpoint that is gone keeps no open work.
-        let sql = "UPDATE queue SET parked = 0 WHERE id IN ( \
-                   SELECT queue.id FROM endpoints JOIN queue ON queue.endpoint_id = endpoints.id \
-                   WHERE endpoints.status = 1 AND queue.parked = $1 AND queue.claimed_by IS NULL LIMIT $2)";
-        let values = [Value::from(PARKED_PAUSED), Value::from(i64::from(limit))];
+    /// Makes parked work due where its endpoint is not paused any more, or is gone; up to `limit` rows, of
+    /// one endpoint or of all. Says how many.
+    pub async fn unpark(&self, endpoint: Option<EndpointId>, limit: u32) -> Result<u64> {
+        let mut values = vec![Value::from(PARKED_PAUSED), Value::from(i64::from(limit))];
+        let mut only = "";
+        if let Some(endpoint) = endpoint {
+            only = "AND endpoint_id = $3";
+            values.push(Value::from(endpoint.uuid()));
+        }
+        // 2 is PAUSED.
+        let sql = format!(
+            "UPDATE queue SET parked = 0 WHERE id IN ( \
+             SELECT id FROM queue WHERE parked = $1 AND claimed_by IS NULL {only} AND NOT EXISTS \
+             (SELECT 1 FROM endpoints WHERE endpoints.id = queue.endpoint_id AND endpoints.status = 2) LIMIT $2)"
+        );
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         Ok(self.db().execute_raw(statement).await?.rows_affected())
     }

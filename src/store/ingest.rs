@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 
 use super::error::Result;
+use super::outcomes::PARKED_PAUSED;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
@@ -30,7 +31,12 @@ pub struct NewDelivery {
     pub status: DeliveryStatus,
     /// Born claimed: goes straight to its lane in this process. Otherwise it lies due for any node.
     pub claimed: bool,
+    /// Held because its endpoint is paused.
+    pub parked: bool,
 }
+
+/// The fencing token of deliveries that are born claimed.
+pub const FIRST_TOKEN: i64 = 1;
 
 /// What became of an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,13 +174,13 @@ impl Tx {
             };
             let key = event.idempotency.as_ref().map(|key| key.key.clone()).unwrap_or_default();
             rows.push([
-                event.id.uuid().into(),
-                event.project.uuid().into(),
-                event.event_type.to_string().into(),
+                event.message.event.uuid().into(),
+                event.message.project.uuid().into(),
+                event.message.event_type.to_string().into(),
                 kind.into(),
                 target.into(),
-                event.payload.to_vec().into(),
-                headers_json(&event.headers).into(),
+                event.message.payload.to_vec().into(),
+                headers_json(&event.message.headers).into(),
                 key.into(),
                 i32::try_from(new.deliveries.len()).unwrap_or(i32::MAX).into(),
                 event.created_at.as_millis().into(),
@@ -201,8 +207,8 @@ impl Tx {
             for delivery in &new.deliveries {
                 rows.push([
                     delivery.id.uuid().into(),
-                    new.event.project.uuid().into(),
-                    new.event.id.uuid().into(),
+                    new.event.message.project.uuid().into(),
+                    new.event.message.event.uuid().into(),
                     delivery.endpoint.uuid().into(),
                     delivery.status.code().into(),
                     new.event.created_at.as_millis().into(),
@@ -226,6 +232,7 @@ impl Tx {
             ("endpoint_id", Kind::Uuid),
             ("event_id", Kind::Uuid),
             ("created_at", Kind::BigInt),
+            ("parked", Kind::SmallInt),
             ("claimed_by", Kind::Uuid),
         ]);
         for new in events {
@@ -233,10 +240,11 @@ impl Tx {
                 let holder = if delivery.claimed { lease.uuid() } else { uuid::Uuid::nil() };
                 rows.push([
                     delivery.id.uuid().into(),
-                    new.event.project.uuid().into(),
+                    new.event.message.project.uuid().into(),
                     delivery.endpoint.uuid().into(),
-                    new.event.id.uuid().into(),
+                    new.event.message.event.uuid().into(),
                     new.event.created_at.as_millis().into(),
+                    if delivery.parked { PARKED_PAUSED } else { 0 }.into(),
                     holder.into(),
                 ]);
             }
@@ -245,8 +253,8 @@ impl Tx {
         let sql = format!(
             "INSERT INTO queue (id, project_id, endpoint_id, event_id, due_at, parked, claimed_by, token, \
              budget_start, attempts, created_at) \
-             SELECT id, project_id, endpoint_id, event_id, created_at, 0, NULLIF(claimed_by, {nil}), 1, 0, 0, \
-             created_at FROM v"
+             SELECT id, project_id, endpoint_id, event_id, created_at, parked, NULLIF(claimed_by, {nil}), \
+             {FIRST_TOKEN}, 0, 0, created_at FROM v"
         );
         rows.execute(self.db(), &sql).await?;
         Ok(())
@@ -268,12 +276,12 @@ fn created(event: &Event, delivery: &NewDelivery) -> DeliveryChange {
     let is_final = delivery.status.is_final();
     DeliveryChange {
         kind: DeliveryChangeKind::Created,
-        project: event.project,
+        project: event.message.project,
         delivery: delivery.id,
-        event: event.id,
+        event: event.message.event,
         endpoint: delivery.endpoint,
         owner: delivery.owner.clone(),
-        event_type: event.event_type.clone(),
+        event_type: event.message.event_type.clone(),
         status: delivery.status,
         attempts: 0,
         next_attempt_at: (!is_final).then_some(event.created_at),

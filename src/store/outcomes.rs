@@ -11,8 +11,8 @@ use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Attempt, DeliveryStatus};
-use crate::domain::id::{DeliveryId, EndpointId, LeaseId, ProjectId};
+use crate::domain::delivery::{Attempt, Claim, DeliveryStatus};
+use crate::domain::id::{DeliveryId, EndpointId, EventId, ProjectId};
 
 /// What happens next to a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Next {
 #[derive(Clone, Debug)]
 pub struct FinishedAttempt {
     pub attempt: Attempt,
-    pub token: i64,
+    pub claim: Claim,
     pub owner: Option<Arc<str>>,
     pub event_type: Arc<str>,
     /// Of the delivery.
@@ -49,9 +49,22 @@ pub struct FinishedAttempt {
 #[derive(Clone, Copy, Debug)]
 pub struct Released {
     pub delivery: DeliveryId,
-    pub token: i64,
+    pub claim: Claim,
     /// Keep it out of the scan until its endpoint is resumed.
     pub park: bool,
+}
+
+/// A claimed delivery whose endpoint is gone.
+#[derive(Clone, Debug)]
+pub struct Discarded {
+    pub delivery: DeliveryId,
+    pub claim: Claim,
+    pub project: ProjectId,
+    pub event: EventId,
+    pub endpoint: EndpointId,
+    pub event_type: Arc<str>,
+    pub attempts: u16,
+    pub created_at: Timestamp,
 }
 
 /// `queue.parked` of work whose endpoint is paused.
@@ -63,13 +76,12 @@ impl Tx {
     /// Writes attempts, moves their deliveries on, and counts for endpoints and charts.
     ///
     /// A delivery whose claim is no longer ours keeps its state; its attempt was made and is recorded all the
-    /// same. Returns the deliveries that were moved.
+    /// same. Safe to repeat after a commit whose answer was lost. Returns the deliveries that were moved.
     pub async fn finish_attempts(
         &mut self,
-        lease: LeaseId,
         finished: &[FinishedAttempt],
     ) -> Result<HashSet<DeliveryId>> {
-        let held = self.settle_queue(lease, finished).await?;
+        let held = self.settle_queue(finished).await?;
         self.insert_attempts(finished).await?;
         let moved: Vec<&FinishedAttempt> =
             finished.iter().filter(|one| held.contains(&one.attempt.delivery)).collect();
@@ -83,7 +95,7 @@ impl Tx {
     }
 
     /// Ends or reschedules the claimed rows; says which were still ours.
-    async fn settle_queue(&self, lease: LeaseId, finished: &[FinishedAttempt]) -> Result<HashSet<DeliveryId>> {
+    async fn settle_queue(&self, finished: &[FinishedAttempt]) -> Result<HashSet<DeliveryId>> {
         let mut ends = Rows::new([("id", Kind::Uuid), ("token", Kind::BigInt), ("lease", Kind::Uuid)]);
         let mut retries = Rows::new([
             ("id", Kind::Uuid),
@@ -97,16 +109,15 @@ impl Tx {
             match one.next {
                 Next::Retry(due) => retries.push([
                     id.into(),
-                    one.token.into(),
-                    lease.uuid().into(),
+                    one.claim.token.into(),
+                    one.claim.lease.uuid().into(),
                     due.as_millis().into(),
                     small(one.attempt.number).into(),
                 ]),
-                Next::Success | Next::Failed => ends.push([id.into(), one.token.into(), lease.uuid().into()]),
+                Next::Success | Next::Failed => ends.push([id.into(), one.claim.token.into(), one.claim.lease.uuid().into()]),
             }
         }
-        let sql = "DELETE FROM queue WHERE (id, token, claimed_by) IN (SELECT id, token, lease FROM v) RETURNING id";
-        let mut held = ids(&ends.query(self.db(), sql).await?)?;
+        let mut held = ids(&ends.query(self.db(), DELETE_HELD).await?)?;
         let sql = "UPDATE queue SET claimed_by = NULL, due_at = v.due_at, attempts = v.attempts FROM v \
                    WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease \
                    RETURNING queue.id";
@@ -173,7 +184,8 @@ impl Tx {
                    SELECT id, delivery_id, project_id, endpoint_id, event_id, number, started_at, \
                    NULLIF(status_code, -1), NULLIF(error_class, -1), NULLIF(error_detail, ''), request_headers, \
                    NULLIF(response_headers, ''), response_body, flags, NULLIF(peer, ''), NULLIF(dns_us, -1), \
-                   NULLIF(connect_us, -1), NULLIF(tls_us, -1), NULLIF(first_byte_us, -1), total_us FROM v";
+                   NULLIF(connect_us, -1), NULLIF(tls_us, -1), NULLIF(first_byte_us, -1), total_us FROM v WHERE true \
+                   ON CONFLICT (id) DO NOTHING";
         rows.execute(self.db(), sql).await?;
         Ok(())
     }
@@ -225,36 +237,32 @@ impl Tx {
             ("project_id", Kind::Uuid),
             ("failures", Kind::Int),
             ("since", Kind::BigInt),
-            ("fresh", Kind::SmallInt),
         ]);
         let mut streaks: Vec<_> = streaks.into_iter().collect();
+        // Everyone locks rows in the same order.
         streaks.sort_by_key(|(endpoint, _)| *endpoint);
         for (endpoint, streak) in streaks {
-            if streak.failures == 0 {
+            if streak.any_success {
                 healed.push([endpoint.uuid().into()]);
-            } else {
+            }
+            if streak.failures > 0 {
                 failing.push([
                     endpoint.uuid().into(),
                     streak.project.uuid().into(),
                     streak.failures.into(),
                     streak.since.as_millis().into(),
-                    i16::from(streak.any_success).into(),
                 ]);
             }
         }
         let sql = "UPDATE endpoint_health SET consecutive_failures = 0, failing_since = NULL FROM v \
                    WHERE endpoint_id = v.id AND consecutive_failures > 0";
         healed.execute(self.db(), sql).await?;
-        // A streak that began after a success in this batch replaces the old count; otherwise it adds to it.
+        // `WHERE true` keeps SQLite from reading ON CONFLICT as a join's ON.
         let sql = "INSERT INTO endpoint_health (endpoint_id, project_id, consecutive_failures, failing_since) \
-                   SELECT id, project_id, failures, CASE fresh WHEN 1 THEN since ELSE -since END FROM v WHERE true \
+                   SELECT id, project_id, failures, since FROM v WHERE true \
                    ON CONFLICT (endpoint_id) DO UPDATE SET \
-                   consecutive_failures = CASE WHEN excluded.failing_since > 0 \
-                     THEN excluded.consecutive_failures \
-                     ELSE endpoint_health.consecutive_failures + excluded.consecutive_failures END, \
-                   failing_since = CASE WHEN excluded.failing_since > 0 \
-                     THEN excluded.failing_since \
-                     ELSE COALESCE(endpoint_health.failing_since, excluded.failing_since) END";
+                   consecutive_failures = endpoint_health.consecutive_failures + excluded.consecutive_failures, \
+                   failing_since = COALESCE(endpoint_health.failing_since, excluded.failing_since)";
         failing.execute(self.db(), sql).await?;
         Ok(())
     }
@@ -314,8 +322,44 @@ impl Tx {
         Ok(())
     }
 
+    /// Ends claimed deliveries as DISCARDED.
+    pub async fn discard(&mut self, discarded: &[Discarded]) -> Result<()> {
+        let now = Timestamp::now();
+        let mut ends = Rows::new([("id", Kind::Uuid), ("token", Kind::BigInt), ("lease", Kind::Uuid)]);
+        for one in discarded {
+            ends.push([one.delivery.uuid().into(), one.claim.token.into(), one.claim.lease.uuid().into()]);
+        }
+        let held = ids(&ends.query(self.db(), DELETE_HELD).await?)?;
+        let mut rows = Rows::new([("id", Kind::Uuid), ("status", Kind::SmallInt), ("ended_at", Kind::BigInt)]);
+        for one in discarded.iter().filter(|one| held.contains(&one.delivery)) {
+            let status = DeliveryStatus::Discarded;
+            rows.push([one.delivery.uuid().into(), status.code().into(), now.as_millis().into()]);
+            self.record(Change::Delivery(DeliveryChange {
+                kind: DeliveryChangeKind::Discarded,
+                project: one.project,
+                delivery: one.delivery,
+                event: one.event,
+                endpoint: one.endpoint,
+                owner: None,
+                event_type: one.event_type.clone(),
+                status,
+                attempts: one.attempts,
+                next_attempt_at: None,
+                last_error: None,
+                last_status: None,
+                created_at: one.created_at,
+                ended_at: Some(now),
+                attempt: None,
+            }));
+        }
+        let sql = "UPDATE deliveries SET status = v.status, next_attempt_at = NULL, ended_at = v.ended_at \
+                   FROM v WHERE deliveries.id = v.id";
+        rows.execute(self.db(), sql).await?;
+        Ok(())
+    }
+
     /// Gives claims back; parks those whose endpoint is paused.
-    pub async fn release(&self, lease: LeaseId, released: &[Released]) -> Result<()> {
+    pub async fn release(&self, released: &[Released]) -> Result<()> {
         let mut rows = Rows::new([
             ("id", Kind::Uuid),
             ("token", Kind::BigInt),
@@ -324,7 +368,7 @@ impl Tx {
         ]);
         for one in released {
             let parked = if one.park { PARKED_PAUSED } else { 0 };
-            rows.push([one.delivery.uuid().into(), one.token.into(), lease.uuid().into(), parked.into()]);
+            rows.push([one.delivery.uuid().into(), one.claim.token.into(), one.claim.lease.uuid().into(), parked.into()]);
         }
         let sql = "UPDATE queue SET claimed_by = NULL, parked = v.parked FROM v \
                    WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease";
@@ -332,6 +376,10 @@ impl Tx {
         Ok(())
     }
 }
+
+/// Removes claimed rows that are still held under the same token.
+const DELETE_HELD: &str =
+    "DELETE FROM queue WHERE (id, token, claimed_by) IN (SELECT id, token, lease FROM v) RETURNING id";
 
 /// Stands for NULL among rows.
 const ABSENT: i16 = -1;

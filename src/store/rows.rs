@@ -53,9 +53,6 @@ impl<const N: usize> Rows<N> {
         self.rows.push(row);
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
 
     /// Runs a statement that reads from `v`; says how many rows it changed.
     pub async fn execute(self, db: &impl ConnectionTrait, sql: &str) -> Result<u64> {

@@ -1,0 +1,28 @@
+//! Reading the details of an error (`google.rpc.Status`).
+
+use tonic::Status;
+use tonic_types::StatusExt;
+
+/// A field that breaks a rule, as the server named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldViolation {
+    /// The field's path in the request.
+    pub field: String,
+    /// What is wrong with it.
+    pub description: String,
+}
+
+/// The fields that the server refused; empty where the error is about something else.
+pub fn field_violations(status: &Status) -> Vec<FieldViolation> {
+    let details = status.get_error_details();
+    let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
+    violations
+        .iter()
+        .map(|one| FieldViolation { field: one.field.clone(), description: one.description.clone() })
+        .collect()
+}
+
+/// The stable name of what went wrong (`google.rpc.ErrorInfo.reason`), such as `ETAG_MISMATCH`.
+pub fn reason(status: &Status) -> Option<String> {
+    status.get_error_details().error_info().map(|info| info.reason.clone())
+}

@@ -1,0 +1,246 @@
+//! Which addresses Hawser may connect to: public unicast and nothing else, unless a list says so.
+//!
+//! IPv4 is refused by the IANA special-purpose registry's blocks; of IPv6 only 2000::/3 is allowed, less the
+//! special blocks inside it, so mapped, compatible, translated, private and future blocks need no entry.
+//! A mapped address is judged as the IPv4 address it carries.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// A block of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    network: IpAddr,
+    prefix: u8,
+}
+
+/// Why a text is not a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be an address or a block such as 10.0.0.0/8 or fd00::/8, without bits behind its prefix")]
+pub struct InvalidCidr;
+
+impl Cidr {
+    const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Self {
+        Self { network: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), prefix }
+    }
+
+    const fn v6(a: u16, b: u16, c: u16, prefix: u8) -> Self {
+        Self { network: IpAddr::V6(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0)), prefix }
+    }
+
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.network, address) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                let shift = 32 - u32::from(self.prefix);
+                shift == 32 || network.to_bits() >> shift == address.to_bits() >> shift
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                let shift = 128 - u32::from(self.prefix);
+                shift == 128 || network.to_bits() >> shift == address.to_bits() >> shift
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it names a single address.
+    const fn is_exact(&self) -> bool {
+        match self.network {
+            IpAddr::V4(_) => self.prefix == 32,
+            IpAddr::V6(_) => self.prefix == 128,
+        }
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = InvalidCidr;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCidr> {
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
+        let network: IpAddr = address.parse().map_err(|_| InvalidCidr)?;
+        let longest = if network.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            None => longest,
+            Some(prefix) => prefix.parse().map_err(|_| InvalidCidr)?,
+        };
+        let bits = match network {
+            IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        let behind = u128::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+        let behind = if longest == 32 { behind >> 96 << 96 } else { behind };
+        if prefix > longest || bits & behind != 0 {
+            return Err(InvalidCidr);
+        }
+        Ok(Self { network, prefix })
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
+    }
+}
+
+const PUBLIC_V6: Cidr = Cidr::v6(0x2000, 0, 0, 3);
+
+/// Inside public space, or all of IPv4, and yet not public unicast.
+const SPECIAL: [Cidr; 24] = [
+    Cidr::v4(0, 0, 0, 0, 8),          // this network (RFC 791)
+    Cidr::v4(10, 0, 0, 0, 8),         // private (RFC 1918)
+    Cidr::v4(100, 64, 0, 0, 10),      // carrier NAT (RFC 6598)
+    Cidr::v4(127, 0, 0, 0, 8),        // loopback
+    Cidr::v4(169, 254, 0, 0, 16),     // link-local (RFC 3927)
+    Cidr::v4(172, 16, 0, 0, 12),      // private
+    Cidr::v4(192, 0, 0, 0, 24),       // IETF protocol assignments (RFC 6890)
+    Cidr::v4(192, 0, 2, 0, 24),       // documentation (RFC 5737)
+    Cidr::v4(192, 31, 196, 0, 24),    // AS112 (RFC 7535)
+    Cidr::v4(192, 52, 193, 0, 24),    // AMT (RFC 7450)
+    Cidr::v4(192, 88, 99, 0, 24),     // 6to4 relays (RFC 7526)
+    Cidr::v4(192, 168, 0, 0, 16),     // private
+    Cidr::v4(192, 175, 48, 0, 24),    // AS112 (RFC 7534)
+    Cidr::v4(198, 18, 0, 0, 15),      // benchmarks (RFC 2544)
+    Cidr::v4(198, 51, 100, 0, 24),    // documentation
+    Cidr::v4(203, 0, 113, 0, 24),     // documentation
+    Cidr::v4(224, 0, 0, 0, 4),        // multicast (RFC 5771)
+    Cidr::v4(240, 0, 0, 0, 4),        // reserved, broadcast (RFC 1112)
+    Cidr::v6(0x2001, 0, 0, 23),       // IETF protocol assignments: Teredo, ORCHID, benchmarks …
+    Cidr::v6(0x2001, 0xdb8, 0, 32),   // documentation (RFC 3849)
+    Cidr::v6(0x2002, 0, 0, 16),       // 6to4, which carries an IPv4 address
+    Cidr::v6(0x2620, 0x4f, 0x8000, 48), // AS112 direct delegation
+    Cidr::v6(0x3fff, 0, 0, 20),       // documentation (RFC 9637)
+    Cidr::v4(168, 63, 129, 16, 32),   // Azure's WireServer, in public space
+];
+
+/// Where clouds hand out credentials: needs an entry of its own to be allowed.
+const METADATA: [IpAddr; 9] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+];
+
+/// Decides about addresses. Default deny; the lists sit on top, and block wins.
+#[derive(Clone, Debug, Default)]
+pub struct AddressPolicy {
+    pub allow: Vec<Cidr>,
+    pub block: Vec<Cidr>,
+}
+
+impl AddressPolicy {
+    /// Whether Hawser may connect there.
+    pub fn permits(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        if self.block.iter().any(|block| block.contains(address)) {
+            return false;
+        }
+        let metadata = METADATA.contains(&address);
+        if self.allow.iter().any(|block| block.contains(address) && (block.is_exact() || !metadata)) {
+            return true;
+        }
+        let in_public_space = address.is_ipv4() || PUBLIC_V6.contains(address);
+        in_public_space && !SPECIAL.iter().any(|block| block.contains(address))
+    }
+
+    /// Whether an allow list, rather than the default, lets Hawser connect there.
+    pub fn allows_explicitly(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.permits(address) && self.allow.iter().any(|block| block.contains(address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn permits(text: &str) -> bool {
+        AddressPolicy::default().permits(text.parse().expect(text))
+    }
+
+    #[test]
+    fn special_addresses_are_refused() {
+        for text in [
+            "0.0.0.0", "0.1.2.3", "10.1.2.3", "100.64.0.1", "100.100.100.200", "127.0.0.1", "127.255.255.255",
+            "169.254.169.254", "169.254.170.2", "169.254.170.23", "172.16.0.1", "172.31.255.255", "192.0.0.192",
+            "192.0.2.1", "192.31.196.1", "192.52.193.1", "192.88.99.1", "192.168.1.1", "192.175.48.1", "198.18.0.1",
+            "198.19.255.255", "198.51.100.1", "203.0.113.1", "224.0.0.1", "239.255.255.255", "240.0.0.1",
+            "255.255.255.255", "168.63.129.16", "::", "::1", "::7f00:1", "::ffff:127.0.0.1", "::ffff:0:7f00:1",
+            "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "100::1", "100:0:0:1::1", "200::1", "2001::1", "2001:2::1",
+            "2001:1ff:ffff::1", "2001:db8::1", "2002:7f00:1::", "2620:4f:8000::1", "3fff::1", "4000::1", "5f00::1",
+            "fc00::1", "fd00:ec2::254", "fd20:ce::254", "fe80::1", "fec0::1", "ff02::1",
+        ] {
+            assert!(!permits(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn neighbours_of_special_blocks_are_public() {
+        for text in [
+            "1.0.0.0", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255", "128.0.0.0",
+            "169.253.255.255", "169.255.0.0", "172.15.255.255", "172.32.0.0", "192.0.1.0", "192.0.3.0",
+            "192.167.255.255", "192.169.0.0", "198.17.255.255", "198.20.0.0", "198.51.99.255", "198.51.101.0",
+            "203.0.112.255", "203.0.114.0", "223.255.255.255", "168.63.129.15", "168.63.129.17", "2000::1",
+            "2001:200::1", "2001:db7::1", "2001:db9::1", "2003::1", "2620:4f:7fff::1", "2620:4f:8001::1", "3ffe::1",
+            "3fff:1000::1", "2606:4700:4700::1111", "::ffff:8.8.8.8",
+        ] {
+            assert!(permits(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_sit_on_top_and_block_wins() {
+        let policy = AddressPolicy {
+            allow: vec!["10.0.0.0/8".parse().expect("cidr"), "169.254.0.0/16".parse().expect("cidr")],
+            block: vec!["10.9.0.0/16".parse().expect("cidr"), "8.8.8.8".parse().expect("cidr")],
+        };
+        let permits = |text: &str| policy.permits(text.parse().expect("address"));
+        assert!(permits("10.1.2.3"));
+        assert!(permits("::ffff:10.1.2.3"));
+        assert!(!permits("10.9.0.1"));
+        assert!(!permits("8.8.8.8"));
+        assert!(!permits("127.0.0.1"));
+        // Metadata needs an entry of its own.
+        assert!(permits("169.254.1.1"));
+        assert!(!permits("169.254.169.254"));
+        let own = AddressPolicy { allow: vec!["169.254.169.254".parse().expect("cidr")], block: Vec::new() };
+        assert!(own.permits("169.254.169.254".parse().expect("address")));
+    }
+
+    #[test]
+    fn blocks_are_read_strictly() {
+        for text in ["", "10.0.0.0/33", "10.0.0.1/8", "::1/129", "fd00::1/8", "10.0.0/8", "10.0.0.0/-1", "10.0.0.0/"] {
+            assert!(text.parse::<Cidr>().is_err(), "{text:?}");
+        }
+        for text in ["0.0.0.0/0", "::/0", "10.0.0.1", "10.0.0.0/8", "fd00::/8", "::1"] {
+            assert!(text.parse::<Cidr>().is_ok(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn outside_public_v6_space_is_refused(bits: u128) {
+            let address = Ipv6Addr::from_bits(bits);
+            if bits >> 125 != 1 && address.to_ipv4_mapped().is_none() {
+                prop_assert!(!AddressPolicy::default().permits(address.into()));
+            }
+        }
+
+        #[test]
+        fn wrapped_v4_is_judged_as_v4_or_refused(bits: u32) {
+            let policy = AddressPolicy::default();
+            let v4 = Ipv4Addr::from_bits(bits);
+            prop_assert_eq!(policy.permits(v4.into()), policy.permits(v4.to_ipv6_mapped().into()));
+            for prefix in [0u128, 0xffff_0000 << 32, 0x64_ff9b << 96] {
+                let wrapped = Ipv6Addr::from_bits(prefix | u128::from(bits));
+                prop_assert!(!policy.permits(wrapped.into()));
+            }
+            let six_to_four = Ipv6Addr::from_bits(0x2002 << 112 | u128::from(bits) << 80);
+            prop_assert!(!policy.permits(six_to_four.into()));
+        }
+    }
+}

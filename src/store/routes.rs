@@ -1,0 +1,169 @@
+//! Reading a project's routes: everything that sending to its endpoints needs, as of one version.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use sea_orm::{
+    AccessMode, ConnectionTrait, DatabaseTransaction, IsolationLevel, QueryResult, Statement, TransactionTrait, Value,
+};
+use uuid::Uuid;
+
+use super::error::{Result, StoreError};
+use super::vault::Place;
+use super::Store;
+use crate::domain::clock::Timestamp;
+use crate::domain::endpoint::{CustomHeader, EndpointStatus};
+use crate::domain::id::{EndpointId, ProjectId, SecretId};
+use crate::domain::project::PausedPolicy;
+use crate::domain::retry::RetryPolicy;
+use crate::domain::routing::{EndpointRoute, ProjectRoutes};
+use crate::domain::secret::{LiveSecret, SigningSecret};
+use crate::domain::subscription::EventTypePattern;
+use crate::domain::url_rules::UrlRules;
+
+impl Store {
+    /// A project's routes, or none where the project is gone. `rules` are today's rules for URLs.
+    pub async fn load_routes(&self, project: ProjectId, rules: &UrlRules) -> Result<Option<ProjectRoutes>> {
+        // One snapshot, so that the version belongs to what is read with it.
+        let txn = self
+            .reader()
+            .begin_with_config(Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly))
+            .await?;
+        let routes = self.read_routes(&txn, project, rules).await;
+        txn.rollback().await?;
+        routes
+    }
+
+    async fn read_routes(
+        &self,
+        txn: &DatabaseTransaction,
+        project: ProjectId,
+        rules: &UrlRules,
+    ) -> Result<Option<ProjectRoutes>> {
+        let sql = "SELECT routing_version, paused_policy FROM projects WHERE id = $1";
+        let Some(row) = query(txn, sql, project).await?.into_iter().next() else { return Ok(None) };
+        let version = row.try_get_by_index(0)?;
+        let policy = PausedPolicy::from_code(row.try_get_by_index(1)?)
+            .ok_or_else(|| StoreError::Corrupt("a project's paused_policy".to_owned()))?;
+
+        let mut secrets = self.live_secrets(txn, project).await?;
+        let mut patterns = enabled_patterns(txn, project).await?;
+        let sql = "SELECT id, url, owner_id, http_timeout_ms, retry_policy, headers_sealed, status \
+                   FROM endpoints WHERE project_id = $1";
+        let mut routes = Vec::new();
+        for row in query(txn, sql, project).await? {
+            let id = EndpointId::from_uuid(row.try_get_by_index(0)?);
+            let url: String = row.try_get_by_index(1)?;
+            let owner: Option<String> = row.try_get_by_index(2)?;
+            let retry: Option<String> = row.try_get_by_index(4)?;
+            routes.push(EndpointRoute {
+                id,
+                owner: owner.map(Into::into),
+                status: EndpointStatus::from_code(row.try_get_by_index(6)?)
+                    .ok_or_else(|| StoreError::Corrupt(format!("the status of {id}")))?,
+                url: rules.parse(&url).ok(),
+                timeout: millis(row.try_get_by_index(3)?),
+                headers: self.open_headers(project, id, row.try_get_by_index(5)?)?,
+                secrets: secrets.remove(&id).unwrap_or_default(),
+                retry: match retry {
+                    Some(json) => from_json(&json)?,
+                    None => RetryPolicy::default(),
+                },
+                patterns: patterns.remove(&id).unwrap_or_default(),
+            });
+        }
+        Ok(Some(ProjectRoutes::new(project, version, policy, routes)))
+    }
+
+    /// Newest first, as signing wants them. Expired ones are left out; what expires later is seen at signing.
+    async fn live_secrets(
+        &self,
+        txn: &DatabaseTransaction,
+        project: ProjectId,
+    ) -> Result<HashMap<EndpointId, Vec<LiveSecret>>> {
+        let sql = "SELECT id, endpoint_id, sealed, expires_at FROM secrets WHERE project_id = $1 ORDER BY id DESC";
+        let now = Timestamp::now();
+        let mut live: HashMap<EndpointId, Vec<LiveSecret>> = HashMap::new();
+        for row in query(txn, sql, project).await? {
+            let id: Uuid = row.try_get_by_index(0)?;
+            let sealed: Vec<u8> = row.try_get_by_index(2)?;
+            let expires_at: Option<i64> = row.try_get_by_index(3)?;
+            let expires_at = expires_at.map(Timestamp::from_millis);
+            if expires_at.is_some_and(|end| end <= now) {
+                continue;
+            }
+            let key = self.vault().open(&secret_place(project, SecretId::from_uuid(id)), &sealed)?;
+            let secret = SigningSecret::from_key(key.expose().to_vec())
+                .map_err(|_| StoreError::Corrupt("a signing secret's length".to_owned()))?;
+            let endpoint = EndpointId::from_uuid(row.try_get_by_index(1)?);
+            live.entry(endpoint).or_default().push(LiveSecret { id: SecretId::from_uuid(id), secret, expires_at });
+        }
+        Ok(live)
+    }
+
+    /// Opens an endpoint's custom headers.
+    pub(super) fn open_headers(
+        &self,
+        project: ProjectId,
+        endpoint: EndpointId,
+        sealed: Option<Vec<u8>>,
+    ) -> Result<Vec<CustomHeader>> {
+        let Some(sealed) = sealed else { return Ok(Vec::new()) };
+        let json = self.vault().open(&headers_place(project, endpoint), &sealed)?;
+        serde_json::from_slice(json.expose()).map_err(|error| StoreError::Corrupt(format!("custom headers: {error}")))
+    }
+
+    /// Seals an endpoint's custom headers; none where there are none.
+    pub(super) fn seal_headers(
+        &self,
+        project: ProjectId,
+        endpoint: EndpointId,
+        headers: &[CustomHeader],
+    ) -> Result<Option<Vec<u8>>> {
+        if headers.is_empty() {
+            return Ok(None);
+        }
+        let json = serde_json::to_vec(headers)
+            .map(zeroize::Zeroizing::new)
+            .map_err(|error| StoreError::Corrupt(format!("custom headers: {error}")))?;
+        Ok(Some(self.vault().seal(&headers_place(project, endpoint), &json)?))
+    }
+}
+
+async fn enabled_patterns(
+    txn: &DatabaseTransaction,
+    project: ProjectId,
+) -> Result<HashMap<EndpointId, Vec<EventTypePattern>>> {
+    let sql = "SELECT endpoint_id, event_types FROM subscriptions WHERE project_id = $1 AND enabled";
+    let mut patterns: HashMap<EndpointId, Vec<EventTypePattern>> = HashMap::new();
+    for row in query(txn, sql, project).await? {
+        let json: String = row.try_get_by_index(1)?;
+        let endpoint = EndpointId::from_uuid(row.try_get_by_index(0)?);
+        patterns.entry(endpoint).or_default().extend(from_json::<Vec<EventTypePattern>>(&json)?);
+    }
+    Ok(patterns)
+}
+
+async fn query(txn: &DatabaseTransaction, sql: &str, project: ProjectId) -> Result<Vec<QueryResult>> {
+    let backend = txn.get_database_backend();
+    let statement = Statement::from_sql_and_values(backend, sql, [Value::from(project.uuid())]);
+    Ok(txn.query_all_raw(statement).await?)
+}
+
+/// Where an endpoint's sealed headers live.
+fn headers_place(project: ProjectId, endpoint: EndpointId) -> Place {
+    Place { table: "endpoints", column: "headers_sealed", row: endpoint.uuid(), project: Some(project) }
+}
+
+/// Where a sealed signing secret lives.
+pub(super) fn secret_place(project: ProjectId, secret: SecretId) -> Place {
+    Place { table: "secrets", column: "sealed", row: secret.uuid(), project: Some(project) }
+}
+
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(json: &str) -> Result<T> {
+    serde_json::from_str(json).map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+pub(super) fn millis(stored: i32) -> Duration {
+    Duration::from_millis(u64::try_from(stored).unwrap_or_default())
+}
