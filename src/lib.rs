@@ -1,2 +1,4 @@
+pub mod dispatch;
 pub mod domain;
+pub mod engine;
 pub mod store;

@@ -80,7 +80,7 @@ impl std::fmt::Debug for CustomHeader {
 }
 
 /// The newest answer of a receiver.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LastResponse {
     pub at: Timestamp,
     pub status: Option<u16>,
@@ -88,7 +88,7 @@ pub struct LastResponse {
 }
 
 /// What clients may set of an endpoint. The etag is over these and nothing else.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct EndpointSettings {
     /// The customer's own id for it, unique in the project.
     pub uid: Option<String>,
@@ -105,7 +105,7 @@ pub struct EndpointSettings {
 }
 
 /// A registered endpoint.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Endpoint {
     pub id: EndpointId,
     pub project: ProjectId,

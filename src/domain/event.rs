@@ -60,3 +60,19 @@ pub struct Receipt {
     /// The idempotency key was used before, and this is the first event's receipt.
     pub duplicate: bool,
 }
+
+/// An event as it is kept.
+#[derive(Clone, Debug)]
+pub struct StoredEvent {
+    pub id: EventId,
+    pub project: ProjectId,
+    pub event_type: String,
+    pub target: Target,
+    pub headers: Vec<(String, String)>,
+    pub idempotency_key: Option<String>,
+    pub deliveries: u32,
+    pub created_at: Timestamp,
+    pub payload_size: u32,
+    /// Empty in lists.
+    pub payload: Bytes,
+}

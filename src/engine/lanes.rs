@@ -93,6 +93,11 @@ impl Lane {
         self.waiting() + self.reserved >= 2 * self.cap
     }
 
+    /// Whether a claim may bring it more: only when half empty, so that claims come in batches.
+    fn is_hungry(&self) -> bool {
+        self.waiting() + self.reserved <= self.cap
+    }
+
     fn spill(&mut self) {
         self.spills += 1;
         self.spilled = Some(self.spills);
@@ -232,8 +237,10 @@ impl Lanes {
         let mut state = self.lock();
         state.in_flight -= 1;
         let limits = self.limits;
+        let mut hungry = true;
         if let Some(lane) = state.lanes.get_mut(&endpoint) {
             lane.in_flight -= 1;
+            hungry = lane.is_hungry();
             if let Some(outcome) = outcome {
                 adapt(lane, outcome, limits);
             }
@@ -242,7 +249,7 @@ impl Lanes {
             }
         }
         state.offer(endpoint);
-        let wanted = state.more_due && state.waiting + state.in_flight <= limits.slots / 2;
+        let wanted = hungry && state.more_due && state.waiting + state.in_flight <= limits.slots / 2;
         drop(state);
         if wanted {
             self.room.notify_one();
@@ -254,14 +261,14 @@ impl Lanes {
         self.room.notified().await;
     }
 
-    /// How many deliveries a claim may take, and the endpoints it must pass over.
+    /// How many deliveries a claim may take, and the endpoints that have enough and must be passed over.
     pub fn claimable(&self) -> (usize, Vec<EndpointId>) {
         let state = self.lock();
         if state.closed {
             return (0, Vec::new());
         }
         let free = (2 * self.limits.slots).saturating_sub(state.waiting + state.in_flight);
-        let full = state.lanes.iter().filter(|(_, lane)| lane.is_full()).map(|(id, _)| *id).collect();
+        let full = state.lanes.iter().filter(|(_, lane)| !lane.is_hungry()).map(|(id, _)| *id).collect();
         (free, full)
     }
 

@@ -43,7 +43,7 @@ impl Store {
     }
 }
 
-/// The least UUIDv7 of a millisecond.
-fn first_id(millis: i64) -> Uuid {
-    Uuid::from_u128(u128::from(millis.cast_unsigned() & 0xffff_ffff_ffff) << 80)
+/// The least UUIDv7 of a millisecond; times before 1970 count as 1970.
+pub(super) fn first_id(millis: i64) -> Uuid {
+    Uuid::from_u128(u128::from(millis.max(0).cast_unsigned() & 0xffff_ffff_ffff) << 80)
 }

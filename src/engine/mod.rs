@@ -1,0 +1,235 @@
+//! The engine moves deliveries: from a publish to a durable row, from a row to an attempt, from an attempt to
+//! its recorded outcome.
+//!
+//! The cast. **Ingest** takes events from services and answers when they are durable. The **writers** gather
+//! whatever waits while the last commit ran and write it in one transaction per turn: on SQLite one writer
+//! for everything, on PostgreSQL one each for events, outcomes and claims. **Lanes** hold work in memory per
+//! endpoint and give slots in turn. The **workers** make attempts. The **claimer** fetches due work for free
+//! slots. The **keeper** renews the process's lease, without which nothing is sent.
+//!
+//! What is promised: an event is acknowledged after its commit; an outcome is written under the fencing token
+//! of its claim; a crash repeats at most what was in flight or not yet written. What is not: any order
+//! between deliveries.
+
+mod claimer;
+mod ingest;
+mod keeper;
+mod lanes;
+mod routing;
+mod upkeep;
+mod worker;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use ingest::{IngestHandle, Publish};
+pub use lanes::LaneLimits;
+pub use routing::RoutingTable;
+
+use crate::dispatch::Dispatcher;
+use crate::domain::error::Result;
+use crate::domain::id::{EndpointId, ProjectId};
+use crate::domain::url_rules::UrlRules;
+use crate::store::Store;
+use keeper::Keeper;
+use lanes::Lanes;
+use writer::{Inbox, Outcome, Writer};
+
+/// How the engine behaves.
+#[derive(Clone, Debug)]
+pub struct EngineSettings {
+    pub lanes: LaneLimits,
+    pub rules: UrlRules,
+    /// This process's name in the table of leases.
+    pub node: String,
+}
+
+/// What services may do with the engine besides publishing.
+#[derive(Clone)]
+pub struct Wake {
+    routing: Arc<RoutingTable>,
+    claims: Arc<Notify>,
+    unpark: mpsc::Sender<EndpointId>,
+}
+
+impl Wake {
+    /// To be awaited after a change of endpoints or subscriptions was committed and before it is acknowledged:
+    /// no attempt of this process starts by the old settings after it.
+    pub async fn routes_changed(&self, project: ProjectId, version: i64) -> Result<()> {
+        self.routing.refresh(project, version).await?;
+        Ok(())
+    }
+
+    /// Something became due.
+    pub fn due(&self) {
+        self.claims.notify_one();
+    }
+
+    /// Work that was held for this endpoint may go on. The slow round would find it too.
+    pub fn unpark(&self, endpoint: EndpointId) {
+        if self.unpark.try_send(endpoint).is_err() {
+            tracing::debug!(%endpoint, "many endpoints were resumed at once; the slow round takes this one");
+        }
+    }
+}
+
+/// A running engine.
+pub struct Engine {
+    pub ingest: IngestHandle,
+    pub wake: Wake,
+    pub routing: Arc<RoutingTable>,
+    shared: Arc<Shared>,
+    store: Store,
+    /// Ends claiming and upkeep.
+    stop: CancellationToken,
+    /// Ends the writers, once everything that waits is written.
+    flush: CancellationToken,
+    claimer: TaskTracker,
+    attempts: TaskTracker,
+    writers: TaskTracker,
+    outcomes: mpsc::Sender<Outcome>,
+    /// Rings when a task ended that must not.
+    pub failed: CancellationToken,
+}
+
+/// What workers and writers share.
+struct Shared {
+    lanes: Arc<Lanes>,
+    routing: Arc<RoutingTable>,
+    keeper: Arc<Keeper>,
+    dispatcher: Dispatcher,
+    attempts: TaskTracker,
+    outcomes: mpsc::Sender<Outcome>,
+    claims: Arc<Notify>,
+}
+
+/// Events that may wait for a turn.
+const INGEST_QUEUE: usize = 4096;
+/// Outcomes that may wait to be written: with those in flight, all that a crash can repeat.
+const OUTCOME_QUEUE: usize = 1024;
+const UNPARK_QUEUE: usize = 1024;
+
+impl Engine {
+    /// Takes a lease, frees what dead processes held, and starts.
+    pub async fn start(store: Store, dispatcher: Dispatcher, settings: EngineSettings) -> Result<Self> {
+        let (publish_tx, publish_rx) = mpsc::channel(INGEST_QUEUE);
+        let (outcome_tx, outcome_rx) = mpsc::channel(OUTCOME_QUEUE);
+        let (claim_tx, claim_rx) = mpsc::channel(1);
+        let (unpark_tx, unpark_rx) = mpsc::channel(UNPARK_QUEUE);
+
+        let keeper = Keeper::start(&store, &settings.node).await?;
+        let routing = RoutingTable::new(store.clone(), settings.rules);
+        let claims = Arc::new(Notify::new());
+        let attempts = TaskTracker::new();
+        let shared = Arc::new(Shared {
+            lanes: Lanes::new(settings.lanes),
+            routing: routing.clone(),
+            keeper: keeper.clone(),
+            dispatcher,
+            attempts: attempts.clone(),
+            outcomes: outcome_tx.clone(),
+            claims: claims.clone(),
+        });
+
+        let (stop, flush, failed) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let (writers, claimer) = (TaskTracker::new(), TaskTracker::new());
+        let inboxes = if store.has_single_writer() {
+            vec![Inbox::all(publish_rx, outcome_rx, claim_rx)]
+        } else {
+            vec![Inbox::publishes(publish_rx), Inbox::outcomes(outcome_rx), Inbox::claims(claim_rx)]
+        };
+        for inbox in inboxes {
+            let writer = Writer::new(store.clone(), shared.clone(), inbox, flush.clone());
+            supervise(&writers, &failed, "writer", writer.run());
+        }
+        let task = claimer::run(shared.clone(), claim_tx, stop.clone());
+        supervise_until(&claimer, &failed, &stop, "claimer", task);
+        let task = keeper::run(store.clone(), shared.clone(), settings.node, stop.clone());
+        supervise_until(&claimer, &failed, &stop, "lease keeper", task);
+        let task = upkeep::run(store.clone(), unpark_rx, claims.clone(), stop.clone());
+        supervise_until(&claimer, &failed, &stop, "upkeep", task);
+
+        Ok(Self {
+            ingest: IngestHandle::new(publish_tx),
+            wake: Wake { routing: routing.clone(), claims, unpark: unpark_tx },
+            routing,
+            shared,
+            store,
+            stop,
+            flush,
+            claimer,
+            attempts,
+            writers,
+            outcomes: outcome_tx,
+            failed,
+        })
+    }
+
+    /// Stops in bounded phases: no new attempts, then what is in flight, then the unwritten outcomes, then the
+    /// lease. What does not end within `drain` is repeated after the next start.
+    pub async fn shutdown(self, drain: Duration) {
+        self.stop.cancel();
+        let waiting = self.shared.lanes.close();
+        for job in waiting {
+            let released = crate::store::Released { delivery: job.id, claim: job.claim, park: false };
+            if self.outcomes.send(Outcome::Released(released)).await.is_err() {
+                break;
+            }
+        }
+        self.attempts.close();
+        if tokio::time::timeout(drain, self.attempts.wait()).await.is_err() {
+            tracing::warn!(in_flight = self.attempts.len(), "attempts did not end within the drain time");
+        }
+        self.claimer.close();
+        let _ended = tokio::time::timeout(FLUSH_BUDGET, self.claimer.wait()).await;
+        self.flush.cancel();
+        self.writers.close();
+        if tokio::time::timeout(FLUSH_BUDGET, self.writers.wait()).await.is_err() {
+            tracing::error!("the last outcomes could not be written in time; their attempts will be repeated");
+        }
+        self.shared.keeper.end(&self.store).await;
+    }
+}
+
+const FLUSH_BUDGET: Duration = Duration::from_secs(5);
+
+/// Runs a task that ends only when its work is done by shutdown; any other end is the process's.
+fn supervise(
+    tracker: &TaskTracker,
+    failed: &CancellationToken,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let failed = failed.clone();
+    let inner = tokio::spawn(task);
+    tracker.spawn(async move {
+        if let Err(error) = inner.await {
+            tracing::error!(task = name, error = %error, "a task of the engine failed");
+            failed.cancel();
+        }
+    });
+}
+
+/// The same for tasks that end only by the stop token.
+fn supervise_until(
+    tracker: &TaskTracker,
+    failed: &CancellationToken,
+    stop: &CancellationToken,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let (failed, stop) = (failed.clone(), stop.clone());
+    let inner = tokio::spawn(task);
+    tracker.spawn(async move {
+        let ended = inner.await;
+        if !stop.is_cancelled() {
+            tracing::error!(task = name, result = ?ended, "a task of the engine ended");
+            failed.cancel();
+        }
+    });
+}

@@ -1,0 +1,189 @@
+//! The workers: each takes deliveries from the lanes and attempts them, one at a time, while there are any.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+
+use super::Shared;
+use super::writer::Outcome;
+use crate::dispatch::OutboundRequest;
+use crate::domain::attempt::{AttemptOutcome, ErrorClass};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{self, Attempt, Verdict};
+use crate::domain::endpoint::EndpointStatus;
+use crate::domain::id::AttemptId;
+use crate::domain::routing::EndpointRoute;
+use crate::domain::signature;
+use crate::store::{ClaimedDelivery, Discarded, FinishedAttempt, Next, Released};
+
+/// Starts workers for all deliveries that have a slot.
+pub fn pump(shared: &Arc<Shared>) {
+    while let Some(job) = shared.lanes.next() {
+        let worker = shared.clone();
+        shared.attempts.spawn(async move { work(worker, job).await });
+    }
+}
+
+async fn work(shared: Arc<Shared>, mut job: ClaimedDelivery) {
+    loop {
+        let endpoint = job.endpoint;
+        let outcome = attempt(&shared, job).await;
+        let result = match &outcome {
+            Outcome::Finished(finished) => Some(finished.attempt.outcome.clone()),
+            Outcome::Released(_) | Outcome::Discarded(_) => None,
+        };
+        // Waits while the writer is behind: unwritten outcomes are bounded.
+        if shared.outcomes.send(outcome).await.is_err() {
+            tracing::error!("an outcome came after the last write; its attempt will be repeated");
+        }
+        shared.lanes.finish(endpoint, result.as_ref());
+        match shared.lanes.next() {
+            Some(next) => job = next,
+            None => return,
+        }
+    }
+}
+
+/// Decides by the endpoint's present state, and sends.
+async fn attempt(shared: &Shared, job: ClaimedDelivery) -> Outcome {
+    if !shared.keeper.may_send(job.claim.lease) {
+        return Outcome::Released(Released { delivery: job.id, claim: job.claim, park: false });
+    }
+    let routes = match shared.routing.known(job.message.project).await {
+        Ok(routes) => routes,
+        Err(error) => {
+            tracing::warn!(error = %error, "routes could not be read; the delivery waits");
+            return Outcome::Released(Released { delivery: job.id, claim: job.claim, park: false });
+        }
+    };
+    let Some(route) = routes.as_ref().and_then(|routes| routes.endpoint(job.endpoint)) else {
+        return Outcome::Discarded(Box::new(discard(job)));
+    };
+    match route.status {
+        EndpointStatus::Active => Outcome::Finished(Box::new(send(shared, route, job).await)),
+        EndpointStatus::Paused => Outcome::Released(Released { delivery: job.id, claim: job.claim, park: true }),
+    }
+}
+
+fn discard(job: ClaimedDelivery) -> Discarded {
+    Discarded {
+        delivery: job.id,
+        claim: job.claim,
+        project: job.message.project,
+        event: job.message.event,
+        endpoint: job.endpoint,
+        event_type: job.message.event_type.clone(),
+        attempts: job.attempts,
+        created_at: job.created_at,
+    }
+}
+
+async fn send(shared: &Shared, route: &EndpointRoute, job: ClaimedDelivery) -> FinishedAttempt {
+    let number = job.attempts.saturating_add(1);
+    let now = Timestamp::now();
+    let headers = headers(route, &job, number, now);
+    let request_headers = shown(&headers, route);
+    let outcome = match &route.url {
+        Some(url) => {
+            let request = OutboundRequest {
+                method: Method::POST,
+                url: url.clone(),
+                headers,
+                body: job.message.payload.clone(),
+                timeout: route.timeout,
+            };
+            shared.dispatcher.send(request).await
+        }
+        None => {
+            let detail = "the endpoint's URL is not allowed by the server's present rules";
+            AttemptOutcome::unsent(now, ErrorClass::BlockedAddress, detail)
+        }
+    };
+    let ended_at = Timestamp::now();
+    let made = number.saturating_sub(job.budget_start);
+    let next = match delivery::judge(&outcome, &route.retry, made, rand::random()) {
+        Verdict::Success => Next::Success,
+        Verdict::Retry(wait) => Next::Retry(ended_at.plus(wait)),
+        Verdict::Failed => Next::Failed,
+    };
+    FinishedAttempt {
+        attempt: Attempt {
+            id: AttemptId::new(),
+            delivery: job.id,
+            project: job.message.project,
+            endpoint: job.endpoint,
+            event: job.message.event,
+            number,
+            request_headers,
+            outcome,
+        },
+        claim: job.claim,
+        owner: route.owner.clone(),
+        event_type: job.message.event_type.clone(),
+        created_at: job.created_at,
+        ended_at,
+        next,
+    }
+}
+
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+const DELIVERY_ID: HeaderName = HeaderName::from_static("hawser-delivery-id");
+const ATTEMPT: HeaderName = HeaderName::from_static("hawser-attempt");
+const EVENT_TYPE: HeaderName = HeaderName::from_static("hawser-event-type");
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("Hawser/", env!("CARGO_PKG_VERSION")));
+
+/// The headers of a delivery: ours, then the event's, then the endpoint's, which were checked when they were
+/// set not to be ours.
+fn headers(route: &EndpointRoute, job: &ClaimedDelivery, number: u16, now: Timestamp) -> HeaderMap {
+    let event = job.message.event.to_string();
+    let signature = signature::standard(&route.secrets, &event, now, &job.message.payload);
+    let mut headers = HeaderMap::with_capacity(12 + job.message.headers.len() + route.headers.len());
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::USER_AGENT, USER_AGENT);
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(WEBHOOK_TIMESTAMP, now.as_secs().into());
+    headers.insert(ATTEMPT, number.into());
+    let ours = [
+        (WEBHOOK_ID, event),
+        (WEBHOOK_SIGNATURE, signature),
+        (DELIVERY_ID, job.id.to_string()),
+        (EVENT_TYPE, job.message.event_type.to_string()),
+    ];
+    for (name, value) in ours {
+        // Ids, base64 and event types are ASCII.
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    }
+    let theirs = job.message.headers.iter().map(|(name, value)| (name, value));
+    for (name, value) in theirs.chain(route.headers.iter().map(|header| (&header.name, &header.value))) {
+        match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            (Ok(name), Ok(value)) => {
+                headers.insert(name, value);
+            }
+            _ => tracing::warn!(endpoint = %route.id, "a stored header is not one that HTTP can carry"),
+        }
+    }
+    headers
+}
+
+/// What was sent, as it may be shown: without signatures and credentials.
+fn shown(headers: &HeaderMap, route: &EndpointRoute) -> Vec<(String, String)> {
+    let secret = |name: &HeaderName| {
+        *name == WEBHOOK_SIGNATURE
+            || route.headers.iter().any(|header| header.is_sensitive() && name == header.name.as_str())
+    };
+    headers
+        .iter()
+        .map(|(name, value)| {
+            let value = if secret(name) {
+                "[redacted]".to_owned()
+            } else {
+                String::from_utf8_lossy(value.as_bytes()).into_owned()
+            };
+            (name.as_str().to_owned(), value)
+        })
+        .collect()
+}

@@ -1,0 +1,378 @@
+//! The writers: one transaction per turn for all that waited while the last one ran. There is no timer.
+//!
+//! A turn that fails because the database is away answers its publishers UNAVAILABLE, and keeps its outcomes
+//! for the next. One that fails for another reason is taken apart, until only the culprit is refused.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::ingest::{self, Publish, Verdict};
+use super::{Shared, worker};
+use crate::domain::error::Error;
+use crate::store::{
+    ClaimRequest, ClaimedDelivery, Discarded, FinishedAttempt, Lane, Released, Result, Store, StoreError,
+};
+
+/// What became of a claimed delivery.
+pub enum Outcome {
+    Finished(Box<FinishedAttempt>),
+    Released(Released),
+    Discarded(Box<Discarded>),
+}
+
+/// A claim, and who waits for it.
+pub struct ClaimCall {
+    pub request: ClaimRequest,
+    pub reply: oneshot::Sender<Result<Vec<ClaimedDelivery>>>,
+}
+
+/// Where a writer's work comes from; none where another writer takes that kind.
+pub struct Inbox {
+    publishes: Option<mpsc::Receiver<Publish>>,
+    outcomes: Option<mpsc::Receiver<Outcome>>,
+    claims: Option<mpsc::Receiver<ClaimCall>>,
+    lane: Lane,
+}
+
+impl Inbox {
+    pub fn all(
+        publishes: mpsc::Receiver<Publish>,
+        outcomes: mpsc::Receiver<Outcome>,
+        claims: mpsc::Receiver<ClaimCall>,
+    ) -> Self {
+        Self { publishes: Some(publishes), outcomes: Some(outcomes), claims: Some(claims), lane: Lane::Ingest }
+    }
+
+    pub fn publishes(publishes: mpsc::Receiver<Publish>) -> Self {
+        Self { publishes: Some(publishes), outcomes: None, claims: None, lane: Lane::Ingest }
+    }
+
+    pub fn outcomes(outcomes: mpsc::Receiver<Outcome>) -> Self {
+        Self { publishes: None, outcomes: Some(outcomes), claims: None, lane: Lane::Engine }
+    }
+
+    pub fn claims(claims: mpsc::Receiver<ClaimCall>) -> Self {
+        Self { publishes: None, outcomes: None, claims: Some(claims), lane: Lane::Engine }
+    }
+
+    /// Takes no more in; what already waits is still received.
+    fn close(&mut self) {
+        if let Some(publishes) = &mut self.publishes {
+            publishes.close();
+        }
+        if let Some(outcomes) = &mut self.outcomes {
+            outcomes.close();
+        }
+        if let Some(claims) = &mut self.claims {
+            claims.close();
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.publishes.is_none() && self.outcomes.is_none() && self.claims.is_none()
+    }
+}
+
+/// The most that one turn takes.
+const TURN_EVENTS: usize = 512;
+const TURN_BYTES: usize = 8 * 1024 * 1024;
+const TURN_OUTCOMES: usize = 512;
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_LONGEST: Duration = Duration::from_secs(2);
+
+/// One turn's work.
+#[derive(Default)]
+struct Batch {
+    publishes: Vec<Publish>,
+    bytes: usize,
+    finished: Vec<FinishedAttempt>,
+    released: Vec<Released>,
+    discarded: Vec<Discarded>,
+    claim: Option<ClaimCall>,
+}
+
+impl Batch {
+    fn publish(&mut self, publish: Publish) {
+        self.bytes += publish.event.message.payload.len();
+        self.publishes.push(publish);
+    }
+
+    fn outcome(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Finished(one) => self.finished.push(*one),
+            Outcome::Released(one) => self.released.push(one),
+            Outcome::Discarded(one) => self.discarded.push(*one),
+        }
+    }
+
+    fn outcomes(&self) -> usize {
+        self.finished.len() + self.released.len() + self.discarded.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.publishes.is_empty() && self.outcomes() == 0 && self.claim.is_none()
+    }
+}
+
+/// Writes turns until it is told to stop and everything that waited is written.
+pub struct Writer {
+    store: Store,
+    shared: std::sync::Arc<Shared>,
+    inbox: Inbox,
+    /// What could not be written, for the next turn.
+    held: Batch,
+    backoff: Option<Duration>,
+    retry_at: Instant,
+    stop: CancellationToken,
+    stopping: bool,
+}
+
+impl Writer {
+    pub fn new(store: Store, shared: std::sync::Arc<Shared>, inbox: Inbox, stop: CancellationToken) -> Self {
+        let (held, retry_at) = (Batch::default(), Instant::now());
+        Self { store, shared, inbox, held, backoff: None, retry_at, stop, stopping: false }
+    }
+
+    pub async fn run(mut self) {
+        while let Some(batch) = self.gather().await {
+            self.turn(batch).await;
+        }
+    }
+
+    /// Waits for work, then takes all that is there; none when no more can come.
+    async fn gather(&mut self) -> Option<Batch> {
+        let mut batch = std::mem::take(&mut self.held);
+        // Held outcomes wait out the back-off; events do not, so that they are answered.
+        let mut waiting_to_retry = self.backoff.is_some() && batch.outcomes() > 0;
+        while batch.publishes.is_empty() && batch.claim.is_none() && (batch.outcomes() == 0 || waiting_to_retry) {
+            if self.inbox.is_closed() {
+                if batch.is_empty() {
+                    return None;
+                }
+                tokio::time::sleep_until(self.retry_at).await;
+                break;
+            }
+            let take_outcomes = batch.outcomes() < TURN_OUTCOMES;
+            tokio::select! {
+                publish = recv(&mut self.inbox.publishes) => match publish {
+                    Some(publish) => batch.publish(publish),
+                    None => self.inbox.publishes = None,
+                },
+                outcome = recv(&mut self.inbox.outcomes), if take_outcomes => match outcome {
+                    Some(outcome) => batch.outcome(outcome),
+                    None => self.inbox.outcomes = None,
+                },
+                claim = recv(&mut self.inbox.claims) => match claim {
+                    Some(claim) => batch.claim = Some(claim),
+                    None => self.inbox.claims = None,
+                },
+                () = tokio::time::sleep_until(self.retry_at), if waiting_to_retry => waiting_to_retry = false,
+                () = self.stop.cancelled(), if !self.stopping => {
+                    self.stopping = true;
+                    self.inbox.close();
+                }
+            }
+        }
+        while batch.publishes.len() < TURN_EVENTS && batch.bytes < TURN_BYTES {
+            match self.inbox.publishes.as_mut().map(mpsc::Receiver::try_recv) {
+                Some(Ok(publish)) => batch.publish(publish),
+                _ => break,
+            }
+        }
+        while batch.outcomes() < TURN_OUTCOMES {
+            match self.inbox.outcomes.as_mut().map(mpsc::Receiver::try_recv) {
+                Some(Ok(outcome)) => batch.outcome(outcome),
+                _ => break,
+            }
+        }
+        if batch.claim.is_none() {
+            batch.claim = self.inbox.claims.as_mut().and_then(|claims| claims.try_recv().ok());
+        }
+        Some(batch)
+    }
+
+    async fn turn(&mut self, batch: Batch) {
+        match self.write(&batch).await {
+            Ok((verdicts, claimed)) => {
+                self.backoff = None;
+                self.settle(batch, verdicts, claimed);
+            }
+            Err(error) if error.is_transient() => self.postpone(batch, error),
+            Err(error) => self.take_apart(batch, error).await,
+        }
+    }
+
+    /// The turn's transaction.
+    async fn write(&self, batch: &Batch) -> Result<(Vec<Verdict>, Vec<ClaimedDelivery>)> {
+        let lease = self.shared.keeper.lease();
+        let mut tx = self.store.begin(self.inbox.lane).await?;
+        let verdicts = match batch.publishes.as_slice() {
+            [] => Vec::new(),
+            publishes => ingest::write(&mut tx, &self.shared, lease, publishes).await?,
+        };
+        if !batch.released.is_empty() {
+            tx.release(&batch.released).await?;
+        }
+        if !batch.discarded.is_empty() {
+            tx.discard(&batch.discarded).await?;
+        }
+        if !batch.finished.is_empty() {
+            tx.finish_attempts(&batch.finished).await?;
+        }
+        let claimed = match &batch.claim {
+            Some(call) => tx.claim(&call.request).await?,
+            None => Vec::new(),
+        };
+        tx.commit().await?;
+        Ok((verdicts, claimed))
+    }
+
+    /// After the commit: work goes to its lanes, and everyone who waits is told.
+    fn settle(&mut self, batch: Batch, verdicts: Vec<Verdict>, claimed: Vec<ClaimedDelivery>) {
+        let mut spilled = false;
+        for (publish, verdict) in batch.publishes.into_iter().zip(verdicts) {
+            let answer = match verdict {
+                Verdict::Answer(answer) => answer,
+                Verdict::Accepted(receipt, jobs) => {
+                    spilled |= jobs.len() < receipt.deliveries as usize;
+                    for (reservation, job) in jobs {
+                        reservation.fill(job);
+                    }
+                    Ok(receipt)
+                }
+                Verdict::Later => {
+                    self.held.publish(publish);
+                    continue;
+                }
+            };
+            // Whoever stopped waiting finds the event all the same.
+            let _gone = publish.reply.send(answer);
+        }
+        if let Some(call) = batch.claim {
+            let _gone = call.reply.send(Ok(claimed));
+        }
+        if spilled || batch.finished.iter().any(|one| matches!(one.next, crate::store::Next::Retry(_))) {
+            self.shared.claims.notify_one();
+        }
+        worker::pump(&self.shared);
+    }
+
+    /// The database is away: whoever can ask again is told so, and what was sent is kept.
+    fn postpone(&mut self, batch: Batch, error: StoreError) {
+        tracing::warn!(error = chain(&error), "the database is not available");
+        for publish in batch.publishes {
+            let _gone = publish.reply.send(Err(Error::unavailable(
+                "the event may or may not have been accepted; publish it again with an idempotency key",
+            )));
+        }
+        if let Some(call) = batch.claim {
+            let _gone = call.reply.send(Err(error));
+        }
+        let backoff = self.backoff.map_or(BACKOFF_FIRST, |backoff| (backoff * 2).min(BACKOFF_LONGEST));
+        self.backoff = Some(backoff);
+        self.retry_at = Instant::now() + backoff;
+        self.held.finished.extend(batch.finished);
+        self.held.released.extend(batch.released);
+        self.held.discarded.extend(batch.discarded);
+    }
+
+    /// Something in the turn cannot be written. Its kinds are written apart, then in halves, until only what
+    /// is at fault is left.
+    async fn take_apart(&mut self, batch: Batch, error: StoreError) {
+        let kinds = usize::from(!batch.publishes.is_empty())
+            + usize::from(batch.outcomes() > 0)
+            + usize::from(batch.claim.is_some());
+        if kinds > 1 {
+            let Batch { publishes, bytes, finished, released, discarded, claim } = batch;
+            for part in [
+                Batch { finished, released, discarded, ..Batch::default() },
+                Batch { publishes, bytes, ..Batch::default() },
+                Batch { claim, ..Batch::default() },
+            ] {
+                if !part.is_empty() {
+                    Box::pin(self.turn(part)).await;
+                }
+            }
+        } else if batch.publishes.len() > 1 {
+            let mut first = batch.publishes;
+            let second = first.split_off(first.len() / 2);
+            for half in [first, second] {
+                Box::pin(self.turn(Batch { publishes: half, ..Batch::default() })).await;
+            }
+        } else if batch.outcomes() > 1 {
+            let Batch { mut finished, released, discarded, .. } = batch;
+            let second = finished.split_off(finished.len() / 2);
+            for half in [
+                Batch { finished, ..Batch::default() },
+                Batch { finished: second, ..Batch::default() },
+                Batch { released, discarded, ..Batch::default() },
+            ] {
+                // Released and discarded rows are ids and numbers: what fails there is the database.
+                if half.finished.is_empty() && half.outcomes() > 0 {
+                    self.write_or_leave(half).await;
+                } else if !half.is_empty() {
+                    Box::pin(self.turn(half)).await;
+                }
+            }
+        } else {
+            self.give_up(batch, error).await;
+        }
+    }
+
+    /// Refuses the culprit.
+    async fn give_up(&mut self, batch: Batch, error: StoreError) {
+        tracing::error!(error = chain(&error), "a write was refused by the database");
+        if let Some(call) = batch.claim {
+            let _gone = call.reply.send(Err(error));
+        }
+        for publish in batch.publishes {
+            let cause = anyhow::anyhow!("the database refused the event");
+            let _gone = publish.reply.send(Err(Error::internal(cause)));
+        }
+        let finished = batch.finished.into_iter().map(without_capture).collect();
+        let rest = Batch { finished, released: batch.released, discarded: batch.discarded, ..Batch::default() };
+        if rest.outcomes() > 0 {
+            self.write_or_leave(rest).await;
+        }
+    }
+
+    /// The last try. What still fails stays claimed until the lease ends, and is then attempted again.
+    async fn write_or_leave(&mut self, batch: Batch) {
+        if let Err(error) = self.write(&batch).await {
+            tracing::error!(error = chain(&error), outcomes = batch.outcomes(), "outcomes could not be written");
+        }
+    }
+}
+
+/// The same attempt without what the receiver sent, in case that is what the database refuses.
+fn without_capture(mut one: FinishedAttempt) -> FinishedAttempt {
+    let outcome = &mut one.attempt.outcome;
+    outcome.response_headers.clear();
+    outcome.headers_truncated = true;
+    outcome.body = bytes::Bytes::new();
+    outcome.body_truncated = true;
+    one
+}
+
+/// An error with its causes, for the log.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Receives, or waits for ever where another writer takes that kind.
+async fn recv<T>(receiver: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
+    match receiver {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
+    }
+}

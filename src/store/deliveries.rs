@@ -1,0 +1,230 @@
+//! Reading deliveries and attempts, and retrying by hand.
+
+use std::collections::HashMap;
+
+use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
+
+use super::claim::parse_headers;
+use super::error::{Result, StoreError};
+use super::events::Conditions;
+use super::rows::{Kind, Rows};
+use super::tx::Tx;
+use super::Store;
+use crate::domain::attempt::{AttemptOutcome, ErrorClass, Timings};
+use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{Attempt, Delivery, DeliveryStatus};
+use crate::domain::id::{AttemptId, DeliveryId, EndpointId, EventId, ProjectId};
+use crate::domain::page::{Page, PageRequest};
+
+/// Which deliveries a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct DeliveryFilter {
+    pub endpoint: Option<EndpointId>,
+    pub event: Option<EventId>,
+    pub statuses: Vec<DeliveryStatus>,
+    pub from: Option<Timestamp>,
+    pub before: Option<Timestamp>,
+}
+
+/// PROCESSING is not stored: it is an open delivery whose queue row a live process holds.
+const SELECT: &str = "SELECT d.id, d.project_id, d.event_id, d.endpoint_id, e.event_type, \
+     CASE WHEN q.claimed_by IS NOT NULL THEN 2 ELSE d.status END, d.attempts, d.next_attempt_at, d.last_error, \
+     d.last_status, d.created_at, d.ended_at \
+     FROM deliveries d JOIN events e ON e.id = d.event_id LEFT JOIN queue q ON q.id = d.id";
+const STATUS: &str = "CASE WHEN q.claimed_by IS NOT NULL THEN 2 ELSE d.status END";
+
+impl Store {
+    pub async fn delivery(&self, project: ProjectId, id: DeliveryId) -> Result<Option<Delivery>> {
+        find(self.reader(), project, id).await
+    }
+
+    /// Newest first.
+    pub async fn deliveries(
+        &self,
+        project: ProjectId,
+        filter: &DeliveryFilter,
+        page: PageRequest,
+    ) -> Result<Page<Delivery>> {
+        let mut conditions = Conditions::new("d.project_id", project.uuid().into());
+        if let Some(endpoint) = filter.endpoint {
+            conditions.add("d.endpoint_id =", endpoint.uuid().into());
+        }
+        if let Some(event) = filter.event {
+            conditions.add("d.event_id =", event.uuid().into());
+        }
+        if !filter.statuses.is_empty() {
+            conditions.add_in(STATUS, filter.statuses.iter().map(|status| i32::from(status.code()).into()));
+        }
+        if let Some(from) = filter.from {
+            conditions.add("d.id >=", super::partitions::first_id(from.as_millis()).into());
+        }
+        if let Some(before) = filter.before {
+            conditions.add("d.id <", super::partitions::first_id(before.as_millis()).into());
+        }
+        if let Some(after) = page.after {
+            conditions.add("d.id <", after.into());
+        }
+        let (sql, values) = conditions.finish(SELECT, "d.id DESC", page);
+        let rows = self.reader().query_all_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        let rows = rows.iter().map(read).collect::<Result<Vec<_>>>()?;
+        Ok(Page::from_rows(rows, page.size, |delivery| delivery.id.uuid()))
+    }
+
+    /// Oldest first, with what was captured.
+    pub async fn attempts(&self, delivery: DeliveryId, page: PageRequest) -> Result<Page<Attempt>> {
+        let mut conditions = Conditions::new("delivery_id", delivery.uuid().into());
+        if let Some(after) = page.after {
+            conditions.add("id >", after.into());
+        }
+        let (sql, values) = conditions.finish(&format!("SELECT {ATTEMPT} FROM attempts"), "id", page);
+        let rows = self.reader().query_all_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        let rows = rows.iter().map(read_attempt).collect::<Result<Vec<_>>>()?;
+        Ok(Page::from_rows(rows, page.size, |attempt| attempt.id.uuid()))
+    }
+
+    /// These attempts, as far as they are kept.
+    pub async fn attempts_by_id(&self, ids: &[AttemptId]) -> Result<HashMap<AttemptId, Attempt>> {
+        let mut rows = Rows::new([("attempt_id", Kind::Uuid)]);
+        for id in ids {
+            rows.push([id.uuid().into()]);
+        }
+        let sql = format!("SELECT {ATTEMPT} FROM v JOIN attempts ON attempts.id = v.attempt_id");
+        let found = rows.query(self.reader(), &sql).await?;
+        found.iter().map(|row| read_attempt(row).map(|attempt| (attempt.id, attempt))).collect()
+    }
+}
+
+impl Tx {
+    /// A delivery as of this transaction.
+    pub async fn delivery(&self, project: ProjectId, id: DeliveryId) -> Result<Option<Delivery>> {
+        find(self.db(), project, id).await
+    }
+
+    /// Opens an ended delivery again with a fresh budget, due now. False where it was opened meanwhile.
+    pub async fn reopen(&mut self, delivery: &Delivery, owner: Option<String>, now: Timestamp) -> Result<bool> {
+        // Two retries at once meet at the queue's key.
+        let sql = "INSERT INTO queue (id, project_id, endpoint_id, event_id, due_at, parked, token, budget_start, \
+                   attempts, created_at) VALUES ($1, $2, $3, $4, $5, 0, 0, $6, $6, $7) ON CONFLICT (id) DO NOTHING";
+        let attempts = i16::try_from(delivery.attempts).unwrap_or(i16::MAX);
+        let values: [Value; 7] = [
+            delivery.id.uuid().into(),
+            delivery.project.uuid().into(),
+            delivery.endpoint.uuid().into(),
+            delivery.event.uuid().into(),
+            now.as_millis().into(),
+            attempts.into(),
+            delivery.created_at.as_millis().into(),
+        ];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        if self.db().execute_raw(statement).await?.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let status = DeliveryStatus::Scheduled;
+        let sql = "UPDATE deliveries SET status = $2, next_attempt_at = $3, ended_at = NULL WHERE id = $1";
+        let values: [Value; 3] = [delivery.id.uuid().into(), status.code().into(), now.as_millis().into()];
+        self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        self.record(Change::Delivery(DeliveryChange {
+            kind: DeliveryChangeKind::Retried,
+            project: delivery.project,
+            delivery: delivery.id,
+            event: delivery.event,
+            endpoint: delivery.endpoint,
+            owner: owner.map(Into::into),
+            event_type: delivery.event_type.clone(),
+            status,
+            attempts: delivery.attempts,
+            next_attempt_at: Some(now),
+            last_error: delivery.last_error,
+            last_status: delivery.last_status,
+            created_at: delivery.created_at,
+            ended_at: None,
+            attempt: None,
+        }));
+        Ok(true)
+    }
+}
+
+async fn find(db: &impl ConnectionTrait, project: ProjectId, id: DeliveryId) -> Result<Option<Delivery>> {
+    let sql = format!("{SELECT} WHERE d.id = $1 AND d.project_id = $2");
+    let values = [Value::from(id.uuid()), Value::from(project.uuid())];
+    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
+    db.query_one_raw(statement).await?.map(|row| read(&row)).transpose()
+}
+
+fn read(row: &QueryResult) -> Result<Delivery> {
+    let id = DeliveryId::from_uuid(row.try_get_by_index(0)?);
+    let status: i32 = row.try_get_by_index(5)?;
+    let event_type: String = row.try_get_by_index(4)?;
+    Ok(Delivery {
+        id,
+        project: ProjectId::from_uuid(row.try_get_by_index(1)?),
+        event: EventId::from_uuid(row.try_get_by_index(2)?),
+        endpoint: EndpointId::from_uuid(row.try_get_by_index(3)?),
+        event_type: event_type.into(),
+        status: i16::try_from(status)
+            .ok()
+            .and_then(DeliveryStatus::from_code)
+            .ok_or_else(|| StoreError::Corrupt(format!("the status of {id}")))?,
+        attempts: unsigned(row.try_get_by_index(6)?).unwrap_or_default(),
+        next_attempt_at: time(row.try_get_by_index(7)?),
+        last_error: row.try_get_by_index::<Option<i16>>(8)?.and_then(ErrorClass::from_code),
+        last_status: row.try_get_by_index::<Option<i16>>(9)?.and_then(unsigned),
+        created_at: Timestamp::from_millis(row.try_get_by_index(10)?),
+        ended_at: time(row.try_get_by_index(11)?),
+    })
+}
+
+const ATTEMPT: &str = "id, delivery_id, project_id, endpoint_id, event_id, number, started_at, status_code, \
+                       error_class, error_detail, request_headers, response_headers, response_body, flags, peer, \
+                       dns_us, connect_us, tls_us, first_byte_us, total_us";
+
+fn read_attempt(row: &QueryResult) -> Result<Attempt> {
+    let class = row.try_get_by_index::<Option<i16>>(8)?.and_then(ErrorClass::from_code);
+    let detail: Option<String> = row.try_get_by_index(9)?;
+    let request_headers: Option<String> = row.try_get_by_index(10)?;
+    let response_headers: Option<String> = row.try_get_by_index(11)?;
+    let body: Option<Vec<u8>> = row.try_get_by_index(12)?;
+    let flags: i16 = row.try_get_by_index(13)?;
+    let peer: Option<String> = row.try_get_by_index(14)?;
+    Ok(Attempt {
+        id: AttemptId::from_uuid(row.try_get_by_index(0)?),
+        delivery: DeliveryId::from_uuid(row.try_get_by_index(1)?),
+        project: ProjectId::from_uuid(row.try_get_by_index(2)?),
+        endpoint: EndpointId::from_uuid(row.try_get_by_index(3)?),
+        event: EventId::from_uuid(row.try_get_by_index(4)?),
+        number: unsigned(row.try_get_by_index(5)?).unwrap_or_default(),
+        request_headers: parse_headers(request_headers.as_deref())?,
+        outcome: AttemptOutcome {
+            started_at: Timestamp::from_millis(row.try_get_by_index(6)?),
+            status: row.try_get_by_index::<Option<i16>>(7)?.and_then(unsigned),
+            error: class.map(|class| (class, detail.unwrap_or_default())),
+            response_headers: parse_headers(response_headers.as_deref())?,
+            headers_truncated: flags & 2 != 0,
+            body: body.unwrap_or_default().into(),
+            body_truncated: flags & 1 != 0,
+            peer: peer.and_then(|peer| peer.parse().ok()),
+            timings: Timings {
+                dns_us: micros(row.try_get_by_index(15)?),
+                connect_us: micros(row.try_get_by_index(16)?),
+                tls_us: micros(row.try_get_by_index(17)?),
+                first_byte_us: micros(row.try_get_by_index(18)?),
+                total_us: micros(row.try_get_by_index(19)?).unwrap_or_default(),
+                reused: flags & 4 != 0,
+            },
+            retry_after: None,
+        },
+    })
+}
+
+fn unsigned(stored: i16) -> Option<u16> {
+    u16::try_from(stored).ok()
+}
+
+fn micros(stored: Option<i32>) -> Option<u32> {
+    stored.and_then(|stored| u32::try_from(stored).ok())
+}
+
+fn time(stored: Option<i64>) -> Option<Timestamp> {
+    stored.map(Timestamp::from_millis)
+}

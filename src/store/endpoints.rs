@@ -1,0 +1,294 @@
+//! Endpoints and their signing secrets.
+
+use std::collections::HashMap;
+
+use sea_orm::entity::prelude::*;
+use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect, Statement};
+use uuid::Uuid;
+
+use super::error::{Result, StoreError};
+use super::routes::{from_json, millis, secret_place};
+use super::rows::{Kind, Rows};
+use super::tx::Tx;
+use super::Store;
+use crate::domain::attempt::ErrorClass;
+use crate::domain::change::{Change, EndpointChange, EndpointChangeKind};
+use crate::domain::clock::Timestamp;
+use crate::domain::endpoint::{Endpoint, EndpointSettings, EndpointStatus, LastResponse};
+use crate::domain::id::{EndpointId, ProjectId, SecretId};
+use crate::domain::page::{Page, PageRequest};
+use crate::domain::secret::SigningSecret;
+
+mod entity {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "endpoints")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub project_id: Uuid,
+        pub uid: Option<String>,
+        pub name: String,
+        pub url: String,
+        pub description: String,
+        pub owner_id: Option<String>,
+        pub labels: String,
+        pub http_timeout_ms: i32,
+        pub retry_policy: Option<String>,
+        pub headers_sealed: Option<Vec<u8>>,
+        pub status: i16,
+        pub status_reason: String,
+        pub status_changed_at: i64,
+        pub version: i64,
+        pub created_at: i64,
+        pub updated_at: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+use entity::Column;
+
+/// Which endpoints a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointFilter {
+    pub owner: Option<String>,
+    pub status: Option<EndpointStatus>,
+    pub uid: Option<String>,
+}
+
+impl Tx {
+    /// Writes a new endpoint.
+    pub async fn insert_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let row = self.store().row_of(endpoint)?;
+        entity::Entity::insert(row).exec_without_returning(self.db()).await?;
+        self.tell(EndpointChangeKind::Created, endpoint)
+    }
+
+    /// An endpoint as of this transaction.
+    pub async fn endpoint(&self, project: ProjectId, id: EndpointId) -> Result<Option<Endpoint>> {
+        let row = find(project, id).one(self.db()).await?;
+        row.map(|row| self.store().endpoint_of(row)).transpose()
+    }
+
+    /// Writes a changed endpoint.
+    pub async fn update_endpoint(&mut self, kind: EndpointChangeKind, endpoint: &Endpoint) -> Result<()> {
+        let row = self.store().row_of(endpoint)?;
+        entity::Entity::update(row).validate().map_err(StoreError::from)?.exec(self.db()).await?;
+        self.tell(kind, endpoint)
+    }
+
+    /// Removes an endpoint with its subscriptions, secrets and health. Its history stays.
+    pub async fn delete_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let id = sea_orm::Value::from(endpoint.id.uuid());
+        for sql in [
+            "DELETE FROM subscriptions WHERE endpoint_id = $1",
+            "DELETE FROM secrets WHERE endpoint_id = $1",
+            "DELETE FROM endpoint_health WHERE endpoint_id = $1",
+            "DELETE FROM endpoints WHERE id = $1",
+        ] {
+            self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, [id.clone()])).await?;
+        }
+        self.tell(EndpointChangeKind::Deleted, endpoint)
+    }
+
+    /// Keeps a signing secret, sealed.
+    pub async fn insert_secret(
+        &self,
+        project: ProjectId,
+        endpoint: EndpointId,
+        secret: &SigningSecret,
+        now: Timestamp,
+    ) -> Result<SecretId> {
+        let id = SecretId::new();
+        let sealed = self.store().vault().seal(&secret_place(project, id), secret.key())?;
+        let sql = "INSERT INTO secrets (id, project_id, endpoint_id, sealed, created_at) VALUES ($1, $2, $3, $4, $5)";
+        let values = [
+            id.uuid().into(),
+            project.uuid().into(),
+            endpoint.uuid().into(),
+            sealed.into(),
+            now.as_millis().into(),
+        ];
+        self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        Ok(id)
+    }
+
+    /// Zeroes the count of failures in a row.
+    pub async fn reset_health(&self, endpoint: EndpointId) -> Result<()> {
+        let sql = "UPDATE endpoint_health SET consecutive_failures = 0, failing_since = NULL WHERE endpoint_id = $1";
+        let values = [endpoint.uuid().into()];
+        self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        Ok(())
+    }
+
+    /// Notes for Watch what happened to an endpoint.
+    fn tell(&mut self, kind: EndpointChangeKind, endpoint: &Endpoint) -> Result<()> {
+        let snapshot = snapshot::write(endpoint)?;
+        self.record(Change::Endpoint(EndpointChange {
+            kind,
+            project: endpoint.project,
+            endpoint: endpoint.id,
+            owner: endpoint.settings.owner_id.as_deref().map(Into::into),
+            snapshot,
+        }));
+        Ok(())
+    }
+}
+
+impl Store {
+    pub async fn endpoint(&self, project: ProjectId, id: EndpointId) -> Result<Option<Endpoint>> {
+        let row = find(project, id).one(self.reader()).await?;
+        let mut endpoints = row.map(|row| self.endpoint_of(row)).transpose()?.into_iter().collect::<Vec<_>>();
+        self.add_health(&mut endpoints).await?;
+        Ok(endpoints.pop())
+    }
+
+    /// Oldest first.
+    pub async fn endpoints(
+        &self,
+        project: ProjectId,
+        filter: &EndpointFilter,
+        page: PageRequest,
+    ) -> Result<Page<Endpoint>> {
+        let mut query = entity::Entity::find()
+            .filter(Column::ProjectId.eq(project.uuid()))
+            .order_by_asc(Column::Id)
+            .limit(u64::from(page.size) + 1);
+        if let Some(owner) = &filter.owner {
+            query = query.filter(Column::OwnerId.eq(owner.as_str()));
+        }
+        if let Some(status) = filter.status {
+            query = query.filter(Column::Status.eq(status.code()));
+        }
+        if let Some(uid) = &filter.uid {
+            query = query.filter(Column::Uid.eq(uid.as_str()));
+        }
+        if let Some(after) = page.after {
+            query = query.filter(Column::Id.gt(after));
+        }
+        let rows = query.all(self.reader()).await?;
+        let mut endpoints = rows.into_iter().map(|row| self.endpoint_of(row)).collect::<Result<Vec<_>>>()?;
+        self.add_health(&mut endpoints).await?;
+        Ok(Page::from_rows(endpoints, page.size, |endpoint| endpoint.id.uuid()))
+    }
+
+    /// Adds what attempts know of endpoints: failures in a row and the newest answer.
+    async fn add_health(&self, endpoints: &mut [Endpoint]) -> Result<()> {
+        let mut rows = Rows::new([("id", Kind::Uuid)]);
+        for endpoint in endpoints.iter() {
+            rows.push([endpoint.id.uuid().into()]);
+        }
+        let sql = "SELECT v.id, h.consecutive_failures, r.last_at, r.last_status, r.last_error FROM v \
+                   LEFT JOIN endpoint_health h ON h.endpoint_id = v.id \
+                   LEFT JOIN rollups r ON r.endpoint_id = v.id AND r.bucket_at = \
+                   (SELECT MAX(bucket_at) FROM rollups n WHERE n.endpoint_id = v.id)";
+        let mut health = HashMap::new();
+        for row in rows.query(self.reader(), sql).await? {
+            let id: Uuid = row.try_get_by_index(0)?;
+            let failures: Option<i32> = row.try_get_by_index(1)?;
+            let last = match row.try_get_by_index::<Option<i64>>(2)? {
+                None => None,
+                Some(at) => Some(LastResponse {
+                    at: Timestamp::from_millis(at),
+                    status: row.try_get_by_index::<Option<i16>>(3)?.and_then(|code| u16::try_from(code).ok()),
+                    error: row.try_get_by_index::<Option<i16>>(4)?.and_then(ErrorClass::from_code),
+                }),
+            };
+            health.insert(id, (failures.and_then(|count| u32::try_from(count).ok()).unwrap_or_default(), last));
+        }
+        for endpoint in endpoints {
+            if let Some((failures, last)) = health.remove(&endpoint.id.uuid()) {
+                endpoint.consecutive_failures = failures;
+                endpoint.last_response = last;
+            }
+        }
+        Ok(())
+    }
+
+    fn endpoint_of(&self, row: entity::Model) -> Result<Endpoint> {
+        let (id, project) = (EndpointId::from_uuid(row.id), ProjectId::from_uuid(row.project_id));
+        Ok(Endpoint {
+            id,
+            project,
+            settings: EndpointSettings {
+                uid: row.uid,
+                name: row.name,
+                url: row.url,
+                description: row.description,
+                owner_id: row.owner_id,
+                labels: from_json(&row.labels)?,
+                http_timeout: millis(row.http_timeout_ms),
+                retry_policy: row.retry_policy.as_deref().map(from_json).transpose()?,
+                headers: self.open_headers(project, id, row.headers_sealed)?,
+            },
+            status: EndpointStatus::from_code(row.status)
+                .ok_or_else(|| StoreError::Corrupt(format!("the status of {id}")))?,
+            status_reason: row.status_reason,
+            status_changed_at: Timestamp::from_millis(row.status_changed_at),
+            version: row.version,
+            created_at: Timestamp::from_millis(row.created_at),
+            updated_at: Timestamp::from_millis(row.updated_at),
+            consecutive_failures: 0,
+            last_response: None,
+        })
+    }
+
+    fn row_of(&self, endpoint: &Endpoint) -> Result<entity::ActiveModel> {
+        let settings = &endpoint.settings;
+        let retry = settings.retry_policy.as_ref().map(to_json).transpose()?;
+        Ok(entity::ActiveModel {
+            id: Set(endpoint.id.uuid()),
+            project_id: Set(endpoint.project.uuid()),
+            uid: Set(settings.uid.clone()),
+            name: Set(settings.name.clone()),
+            url: Set(settings.url.clone()),
+            description: Set(settings.description.clone()),
+            owner_id: Set(settings.owner_id.clone()),
+            labels: Set(to_json(&settings.labels)?),
+            http_timeout_ms: Set(i32::try_from(settings.http_timeout.as_millis()).unwrap_or(i32::MAX)),
+            retry_policy: Set(retry),
+            headers_sealed: Set(self.seal_headers(endpoint.project, endpoint.id, &settings.headers)?),
+            status: Set(endpoint.status.code()),
+            status_reason: Set(endpoint.status_reason.clone()),
+            status_changed_at: Set(endpoint.status_changed_at.as_millis()),
+            version: Set(endpoint.version),
+            created_at: Set(endpoint.created_at.as_millis()),
+            updated_at: Set(endpoint.updated_at.as_millis()),
+        })
+    }
+}
+
+fn find(project: ProjectId, id: EndpointId) -> sea_orm::Select<entity::Entity> {
+    entity::Entity::find_by_id(id.uuid()).filter(Column::ProjectId.eq(project.uuid()))
+}
+
+pub(super) fn to_json<T: serde::Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+/// An endpoint inside a change record.
+pub mod snapshot {
+    use super::{Result, from_json, to_json};
+    use crate::domain::endpoint::{CustomHeader, Endpoint};
+
+    /// As JSON in which every header's value that may be a credential is left out.
+    pub(super) fn write(endpoint: &Endpoint) -> Result<String> {
+        let mut shown = endpoint.clone();
+        for header in &mut shown.settings.headers {
+            if header.is_sensitive() {
+                *header = CustomHeader { name: header.name.clone(), value: String::new() };
+            }
+        }
+        to_json(&shown)
+    }
+
+    /// Reads what a change record holds.
+    pub fn read(json: &str) -> Result<Endpoint> {
+        from_json(json)
+    }
+}

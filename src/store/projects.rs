@@ -1,0 +1,186 @@
+//! Projects and API keys.
+
+use sea_orm::entity::prelude::*;
+use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect};
+use uuid::Uuid;
+
+use super::error::{Result, StoreError};
+use super::tx::Tx;
+use super::Store;
+use crate::domain::clock::Timestamp;
+use crate::domain::id::{KeyId, ProjectId};
+use crate::domain::page::{Page, PageRequest};
+use crate::domain::principal::Scopes;
+use crate::domain::project::{ApiKey, PausedPolicy, Project};
+
+mod project {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "projects")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub name: String,
+        pub paused_policy: i16,
+        pub routing_version: i64,
+        pub created_at: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+mod api_key {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "api_keys")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub project_id: Option<Uuid>,
+        pub name: String,
+        pub hash: Vec<u8>,
+        pub scopes: i64,
+        pub created_at: i64,
+        pub expires_at: Option<i64>,
+        pub last_used_at: Option<i64>,
+        pub revoked_at: Option<i64>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+impl Tx {
+    pub async fn insert_project(&self, project: &Project) -> Result<()> {
+        let row = project::ActiveModel {
+            id: Set(project.id.uuid()),
+            name: Set(project.name.clone()),
+            paused_policy: Set(project.paused_policy.code()),
+            routing_version: Set(1),
+            created_at: Set(project.created_at.as_millis()),
+        };
+        project::Entity::insert(row).exec_without_returning(self.db()).await?;
+        Ok(())
+    }
+
+    /// Keeps the key with the hash of its secret.
+    pub async fn insert_key(&self, key: &ApiKey, hash: [u8; 32]) -> Result<()> {
+        let row = api_key::ActiveModel {
+            id: Set(key.id.uuid()),
+            project_id: Set(key.project.map(ProjectId::uuid)),
+            name: Set(key.name.clone()),
+            hash: Set(hash.to_vec()),
+            scopes: Set(key.scopes.bits()),
+            created_at: Set(key.created_at.as_millis()),
+            expires_at: Set(key.expires_at.map(Timestamp::as_millis)),
+            last_used_at: Set(None),
+            revoked_at: Set(None),
+        };
+        api_key::Entity::insert(row).exec_without_returning(self.db()).await?;
+        Ok(())
+    }
+
+    /// Revokes a key that was not yet; returns it as it is now, none where there is none.
+    pub async fn revoke_key(&self, id: KeyId, at: Timestamp) -> Result<Option<ApiKey>> {
+        api_key::Entity::update_many()
+            .col_expr(api_key::Column::RevokedAt, Expr::value(at.as_millis()))
+            .filter(api_key::Column::Id.eq(id.uuid()))
+            .filter(api_key::Column::RevokedAt.is_null())
+            .exec(self.db())
+            .await?;
+        let row = api_key::Entity::find_by_id(id.uuid()).one(self.db()).await?;
+        Ok(row.map(|row| key_of(row).0))
+    }
+}
+
+impl Store {
+    pub async fn project(&self, id: ProjectId) -> Result<Option<Project>> {
+        let row = project::Entity::find_by_id(id.uuid()).one(self.reader()).await?;
+        row.map(project_of).transpose()
+    }
+
+    /// Oldest first.
+    pub async fn projects(&self, page: PageRequest) -> Result<Page<Project>> {
+        let mut query = project::Entity::find().order_by_asc(project::Column::Id).limit(u64::from(page.size) + 1);
+        if let Some(after) = page.after {
+            query = query.filter(project::Column::Id.gt(after));
+        }
+        let rows = query.all(self.reader()).await?.into_iter().map(project_of).collect::<Result<Vec<_>>>()?;
+        Ok(Page::from_rows(rows, page.size, |project| project.id.uuid()))
+    }
+
+    /// Keys of a project, or operator keys; oldest first.
+    pub async fn keys(&self, project: Option<ProjectId>, page: PageRequest) -> Result<Page<ApiKey>> {
+        let mut query = api_key::Entity::find().order_by_asc(api_key::Column::Id).limit(u64::from(page.size) + 1);
+        query = match project {
+            Some(project) => query.filter(api_key::Column::ProjectId.eq(project.uuid())),
+            None => query.filter(api_key::Column::ProjectId.is_null()),
+        };
+        if let Some(after) = page.after {
+            query = query.filter(api_key::Column::Id.gt(after));
+        }
+        let rows = query.all(self.reader()).await?.into_iter().map(|row| key_of(row).0).collect();
+        Ok(Page::from_rows(rows, page.size, |key| key.id.uuid()))
+    }
+
+    /// A key with the hash of its secret.
+    pub async fn key(&self, id: KeyId) -> Result<Option<(ApiKey, Vec<u8>)>> {
+        let row = api_key::Entity::find_by_id(id.uuid()).one(self.reader()).await?;
+        Ok(row.map(key_of))
+    }
+
+    /// Whether any operator key could be used.
+    pub async fn has_operator_key(&self) -> Result<bool> {
+        let row = api_key::Entity::find()
+            .filter(api_key::Column::ProjectId.is_null())
+            .filter(api_key::Column::RevokedAt.is_null())
+            .one(self.reader())
+            .await?;
+        Ok(row.is_some())
+    }
+
+    /// Notes when keys were last used.
+    pub async fn touch_keys(&self, used: &[(KeyId, Timestamp)]) -> Result<()> {
+        let tx = self.begin(super::Lane::Service).await?;
+        for (id, at) in used {
+            api_key::Entity::update_many()
+                .col_expr(api_key::Column::LastUsedAt, Expr::value(at.as_millis()))
+                .filter(api_key::Column::Id.eq(id.uuid()))
+                .exec(tx.db())
+                .await?;
+        }
+        tx.commit().await
+    }
+}
+
+fn project_of(row: project::Model) -> Result<Project> {
+    Ok(Project {
+        id: ProjectId::from_uuid(row.id),
+        name: row.name,
+        paused_policy: PausedPolicy::from_code(row.paused_policy)
+            .ok_or_else(|| StoreError::Corrupt("a project's paused_policy".to_owned()))?,
+        created_at: Timestamp::from_millis(row.created_at),
+    })
+}
+
+fn key_of(row: api_key::Model) -> (ApiKey, Vec<u8>) {
+    let project: Option<Uuid> = row.project_id;
+    let key = ApiKey {
+        id: KeyId::from_uuid(row.id),
+        project: project.map(ProjectId::from_uuid),
+        name: row.name,
+        scopes: Scopes::from_bits(row.scopes),
+        created_at: Timestamp::from_millis(row.created_at),
+        expires_at: row.expires_at.map(Timestamp::from_millis),
+        last_used_at: row.last_used_at.map(Timestamp::from_millis),
+        revoked_at: row.revoked_at.map(Timestamp::from_millis),
+    };
+    (key, row.hash)
+}

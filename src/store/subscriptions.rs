@@ -1,0 +1,120 @@
+//! Subscriptions.
+
+use sea_orm::entity::prelude::*;
+use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect};
+
+use super::endpoints::to_json;
+use super::error::{Result, StoreError};
+use super::routes::from_json;
+use super::tx::Tx;
+use super::Store;
+use crate::domain::clock::Timestamp;
+use crate::domain::id::{EndpointId, ProjectId, SubscriptionId};
+use crate::domain::page::{Page, PageRequest};
+use crate::domain::subscription::Subscription;
+
+mod entity {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, DeriveEntityModel)]
+    #[sea_orm(table_name = "subscriptions")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Uuid,
+        pub project_id: Uuid,
+        pub endpoint_id: Uuid,
+        pub event_types: String,
+        pub enabled: bool,
+        pub version: i64,
+        pub created_at: i64,
+        pub updated_at: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+use entity::Column;
+
+impl Tx {
+    pub async fn insert_subscription(&self, subscription: &Subscription) -> Result<()> {
+        entity::Entity::insert(row_of(subscription)?).exec_without_returning(self.db()).await?;
+        Ok(())
+    }
+
+    /// A subscription as of this transaction.
+    pub async fn subscription(&self, project: ProjectId, id: SubscriptionId) -> Result<Option<Subscription>> {
+        find(project, id).one(self.db()).await?.map(subscription_of).transpose()
+    }
+
+    pub async fn update_subscription(&self, subscription: &Subscription) -> Result<()> {
+        let row = row_of(subscription)?;
+        entity::Entity::update(row).validate().map_err(StoreError::from)?.exec(self.db()).await?;
+        Ok(())
+    }
+
+    pub async fn delete_subscription(&self, id: SubscriptionId) -> Result<()> {
+        entity::Entity::delete_by_id(id.uuid()).exec(self.db()).await?;
+        Ok(())
+    }
+}
+
+impl Store {
+    pub async fn subscription(&self, project: ProjectId, id: SubscriptionId) -> Result<Option<Subscription>> {
+        find(project, id).one(self.reader()).await?.map(subscription_of).transpose()
+    }
+
+    /// Oldest first.
+    pub async fn subscriptions(
+        &self,
+        project: ProjectId,
+        endpoint: Option<EndpointId>,
+        page: PageRequest,
+    ) -> Result<Page<Subscription>> {
+        let mut query = entity::Entity::find()
+            .filter(Column::ProjectId.eq(project.uuid()))
+            .order_by_asc(Column::Id)
+            .limit(u64::from(page.size) + 1);
+        if let Some(endpoint) = endpoint {
+            query = query.filter(Column::EndpointId.eq(endpoint.uuid()));
+        }
+        if let Some(after) = page.after {
+            query = query.filter(Column::Id.gt(after));
+        }
+        let rows = query.all(self.reader()).await?;
+        let rows = rows.into_iter().map(subscription_of).collect::<Result<Vec<_>>>()?;
+        Ok(Page::from_rows(rows, page.size, |subscription| subscription.id.uuid()))
+    }
+}
+
+fn find(project: ProjectId, id: SubscriptionId) -> sea_orm::Select<entity::Entity> {
+    entity::Entity::find_by_id(id.uuid()).filter(Column::ProjectId.eq(project.uuid()))
+}
+
+fn subscription_of(row: entity::Model) -> Result<Subscription> {
+    Ok(Subscription {
+        id: SubscriptionId::from_uuid(row.id),
+        project: ProjectId::from_uuid(row.project_id),
+        endpoint: EndpointId::from_uuid(row.endpoint_id),
+        event_types: from_json(&row.event_types)?,
+        enabled: row.enabled,
+        version: row.version,
+        created_at: Timestamp::from_millis(row.created_at),
+        updated_at: Timestamp::from_millis(row.updated_at),
+    })
+}
+
+fn row_of(subscription: &Subscription) -> Result<entity::ActiveModel> {
+    Ok(entity::ActiveModel {
+        id: Set(subscription.id.uuid()),
+        project_id: Set(subscription.project.uuid()),
+        endpoint_id: Set(subscription.endpoint.uuid()),
+        event_types: Set(to_json(&subscription.event_types)?),
+        enabled: Set(subscription.enabled),
+        version: Set(subscription.version),
+        created_at: Set(subscription.created_at.as_millis()),
+        updated_at: Set(subscription.updated_at.as_millis()),
+    })
+}

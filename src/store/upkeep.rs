@@ -1,0 +1,28 @@
+//! Housekeeping in bounded statements.
+
+use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
+
+use super::Store;
+use super::error::Result;
+use crate::domain::clock::Timestamp;
+
+const EXPIRED_BATCH: i64 = 5000;
+
+impl Store {
+    /// Forgets idempotency keys whose time is up; a bounded number each time.
+    pub async fn forget_expired_keys(&self) -> Result<()> {
+        let sql = "DELETE FROM idempotency_keys WHERE (project_id, key) IN \
+                   (SELECT project_id, key FROM idempotency_keys WHERE expires_at <= $1 LIMIT $2)";
+        let values = [Value::from(Timestamp::now().as_millis()), Value::from(EXPIRED_BATCH)];
+        self.inner.engine.execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        Ok(())
+    }
+
+    /// Moves SQLite's log into the file as far as readers allow. PostgreSQL does so by itself.
+    pub async fn checkpoint(&self) -> Result<()> {
+        if self.backend() != DbBackend::Postgres {
+            self.inner.engine.execute_unprepared("PRAGMA wal_checkpoint(PASSIVE)").await?;
+        }
+        Ok(())
+    }
+}
