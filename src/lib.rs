@@ -1,4 +1,6 @@
 pub mod dispatch;
 pub mod domain;
 pub mod engine;
+pub mod grpc;
+pub mod service;
 pub mod store;

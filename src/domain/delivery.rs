@@ -135,3 +135,13 @@ pub fn judge(
         None => Verdict::Failed,
     }
 }
+
+/// Which deliveries a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct DeliveryFilter {
+    pub endpoint: Option<EndpointId>,
+    pub event: Option<EventId>,
+    pub statuses: Vec<DeliveryStatus>,
+    pub from: Option<Timestamp>,
+    pub before: Option<Timestamp>,
+}

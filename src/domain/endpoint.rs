@@ -136,3 +136,11 @@ impl Endpoint {
         Err(Error::new(ErrorKind::Aborted, "ETAG_MISMATCH", message).about("endpoint", self.id))
     }
 }
+
+/// Which endpoints a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointFilter {
+    pub owner: Option<String>,
+    pub status: Option<EndpointStatus>,
+    pub uid: Option<String>,
+}

@@ -76,3 +76,11 @@ pub struct StoredEvent {
     /// Empty in lists.
     pub payload: Bytes,
 }
+
+/// Which events a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct EventFilter {
+    pub event_type: Option<String>,
+    pub from: Option<Timestamp>,
+    pub before: Option<Timestamp>,
+}

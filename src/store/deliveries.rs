@@ -13,19 +13,9 @@ use super::Store;
 use crate::domain::attempt::{AttemptOutcome, ErrorClass, Timings};
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Attempt, Delivery, DeliveryStatus};
+use crate::domain::delivery::{Attempt, Delivery, DeliveryFilter, DeliveryStatus};
 use crate::domain::id::{AttemptId, DeliveryId, EndpointId, EventId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
-
-/// Which deliveries a list shows.
-#[derive(Clone, Debug, Default)]
-pub struct DeliveryFilter {
-    pub endpoint: Option<EndpointId>,
-    pub event: Option<EventId>,
-    pub statuses: Vec<DeliveryStatus>,
-    pub from: Option<Timestamp>,
-    pub before: Option<Timestamp>,
-}
 
 /// PROCESSING is not stored: it is an open delivery whose queue row a live process holds.
 const SELECT: &str = "SELECT d.id, d.project_id, d.event_id, d.endpoint_id, e.event_type, \

@@ -14,7 +14,7 @@ use super::Store;
 use crate::domain::attempt::ErrorClass;
 use crate::domain::change::{Change, EndpointChange, EndpointChangeKind};
 use crate::domain::clock::Timestamp;
-use crate::domain::endpoint::{Endpoint, EndpointSettings, EndpointStatus, LastResponse};
+use crate::domain::endpoint::{Endpoint, EndpointFilter, EndpointSettings, EndpointStatus, LastResponse};
 use crate::domain::id::{EndpointId, ProjectId, SecretId};
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::secret::SigningSecret;
@@ -52,14 +52,6 @@ mod entity {
 }
 
 use entity::Column;
-
-/// Which endpoints a list shows.
-#[derive(Clone, Debug, Default)]
-pub struct EndpointFilter {
-    pub owner: Option<String>,
-    pub status: Option<EndpointStatus>,
-    pub uid: Option<String>,
-}
 
 impl Tx {
     /// Writes a new endpoint.

@@ -6,17 +6,9 @@ use super::claim::parse_headers;
 use super::error::{Result, StoreError};
 use super::Store;
 use crate::domain::clock::Timestamp;
-use crate::domain::event::{StoredEvent, Target};
+use crate::domain::event::{EventFilter, StoredEvent, Target};
 use crate::domain::id::{EventId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
-
-/// Which events a list shows.
-#[derive(Clone, Debug, Default)]
-pub struct EventFilter {
-    pub event_type: Option<String>,
-    pub from: Option<Timestamp>,
-    pub before: Option<Timestamp>,
-}
 
 const COLUMNS: &str = "id, project_id, event_type, target_kind, target, headers, idempotency_key, delivery_count, \
                        created_at";

@@ -1,0 +1,276 @@
+//! EndpointService.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+
+use super::check::Check;
+use super::{Api, convert, pb, principal};
+use crate::domain::endpoint::{CustomHeader, EndpointFilter, EndpointSettings, EndpointStatus};
+use crate::domain::id::EndpointId;
+use crate::domain::retry::{RetryPolicy, RetryStrategy};
+use crate::domain::secret::SigningSecret;
+use crate::service::EndpointField;
+
+const TEXT_MAX: usize = 128;
+const PATTERNS_MAX: usize = 100;
+const TIMEOUT: Duration = Duration::from_secs(15);
+const WAIT_MIN: Duration = Duration::from_millis(1);
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+#[tonic::async_trait]
+impl pb::endpoint_service_server::EndpointService for Api {
+    async fn create_endpoint(
+        &self,
+        request: Request<pb::CreateEndpointRequest>,
+    ) -> Result<Response<pb::CreateEndpointResponse>, Status> {
+        let caller = principal(&request)?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        let project = check.project(&request.project_id);
+        let patterns = check.patterns("event_types", &request.event_types, PATTERNS_MAX);
+        let settings = settings(&mut check, request.endpoint.unwrap_or_default());
+        let secret = (!request.secret.is_empty()).then(|| SigningSecret::parse(&request.secret));
+        if let Some(Err(error)) = &secret {
+            check.refuse("secret", error.to_string());
+        }
+        let settings = check.finish(Some(settings))?;
+        let secret = secret.and_then(Result::ok);
+        let created = self.services.create_endpoint(&caller, project, settings, patterns, secret).await?;
+        Ok(Response::new(pb::CreateEndpointResponse {
+            endpoint: Some(convert::endpoint(created.endpoint)),
+            subscription: Some(convert::subscription(created.subscription)),
+            secret: created.secret.reveal(),
+        }))
+    }
+
+    async fn get_endpoint(
+        &self,
+        request: Request<pb::GetEndpointRequest>,
+    ) -> Result<Response<pb::GetEndpointResponse>, Status> {
+        let caller = principal(&request)?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        let project = check.project(&request.project_id);
+        let id: Option<EndpointId> = check.id("endpoint_id", &request.endpoint_id);
+        let id = check.finish(id)?;
+        let endpoint = self.services.get_endpoint(&caller, project, id).await?;
+        Ok(Response::new(pb::GetEndpointResponse { endpoint: Some(convert::endpoint(endpoint)) }))
+    }
+
+    async fn list_endpoints(
+        &self,
+        request: Request<pb::ListEndpointsRequest>,
+    ) -> Result<Response<pb::ListEndpointsResponse>, Status> {
+        let caller = principal(&request)?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        let project = check.project(&request.project_id);
+        let status_text = request.status.to_string();
+        let context = [
+            "endpoints",
+            request.project_id.as_str(),
+            request.owner_id.as_str(),
+            status_text.as_str(),
+            request.uid.as_str(),
+        ];
+        let page = self.services.page(request.page_size, &request.page_token, &context)?;
+        let status = match pb::EndpointStatus::try_from(request.status) {
+            Ok(pb::EndpointStatus::Unspecified) => None,
+            Ok(pb::EndpointStatus::Active) => Some(EndpointStatus::Active),
+            Ok(pb::EndpointStatus::Paused) => Some(EndpointStatus::Paused),
+            Err(_) => {
+                check.refuse("status", "is not a known status");
+                None
+            }
+        };
+        let filter = EndpointFilter {
+            owner: check.optional_text("owner_id", request.owner_id.clone(), TEXT_MAX),
+            status,
+            uid: check.optional_text("uid", request.uid.clone(), TEXT_MAX),
+        };
+        let filter = check.finish(Some(filter))?;
+        let page = self.services.list_endpoints(&caller, project, filter, page).await?;
+        let next_page_token = self.services.next_page(&page, &context);
+        let endpoints = page.items.into_iter().map(convert::endpoint).collect();
+        Ok(Response::new(pb::ListEndpointsResponse { endpoints, next_page_token }))
+    }
+
+    async fn update_endpoint(
+        &self,
+        request: Request<pb::UpdateEndpointRequest>,
+    ) -> Result<Response<pb::UpdateEndpointResponse>, Status> {
+        let caller = principal(&request)?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        let project = check.project(&request.project_id);
+        let endpoint = request.endpoint.unwrap_or_default();
+        let id: Option<EndpointId> = check.id("endpoint.id", &endpoint.id);
+        let fields = match request.update_mask {
+            Some(mask) if !mask.paths.is_empty() => masked(&mut check, &mask.paths),
+            _ => populated(&endpoint),
+        };
+        let etag = endpoint.etag.clone();
+        let new = settings(&mut check, endpoint);
+        let id = check.finish(id)?;
+        let endpoint = self.services.update_endpoint(&caller, project, id, new, &fields, &etag).await?;
+        Ok(Response::new(pb::UpdateEndpointResponse { endpoint: Some(convert::endpoint(endpoint)) }))
+    }
+
+    async fn delete_endpoint(
+        &self,
+        request: Request<pb::DeleteEndpointRequest>,
+    ) -> Result<Response<pb::DeleteEndpointResponse>, Status> {
+        let caller = principal(&request)?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        let project = check.project(&request.project_id);
+        let id: Option<EndpointId> = check.id("endpoint_id", &request.endpoint_id);
+        let id = check.finish(id)?;
+        self.services.delete_endpoint(&caller, project, id, &request.etag).await?;
+        Ok(Response::new(pb::DeleteEndpointResponse {}))
+    }
+
+    async fn pause_endpoint(
+        &self,
+        request: Request<pb::PauseEndpointRequest>,
+    ) -> Result<Response<pb::PauseEndpointResponse>, Status> {
+        let caller = principal(&request)?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        let project = check.project(&request.project_id);
+        let id: Option<EndpointId> = check.id("endpoint_id", &request.endpoint_id);
+        let reason = check.text("reason", request.reason, 256);
+        let id = check.finish(id)?;
+        let endpoint = self.services.pause_endpoint(&caller, project, id, reason).await?;
+        Ok(Response::new(pb::PauseEndpointResponse { endpoint: Some(convert::endpoint(endpoint)) }))
+    }
+
+    async fn resume_endpoint(
+        &self,
+        request: Request<pb::ResumeEndpointRequest>,
+    ) -> Result<Response<pb::ResumeEndpointResponse>, Status> {
+        let caller = principal(&request)?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        let project = check.project(&request.project_id);
+        let id: Option<EndpointId> = check.id("endpoint_id", &request.endpoint_id);
+        let id = check.finish(id)?;
+        let endpoint = self.services.resume_endpoint(&caller, project, id).await?;
+        Ok(Response::new(pb::ResumeEndpointResponse { endpoint: Some(convert::endpoint(endpoint)) }))
+    }
+}
+
+const FIELDS: [(&str, EndpointField); 9] = [
+    ("uid", EndpointField::Uid),
+    ("name", EndpointField::Name),
+    ("url", EndpointField::Url),
+    ("description", EndpointField::Description),
+    ("owner_id", EndpointField::OwnerId),
+    ("labels", EndpointField::Labels),
+    ("http_timeout", EndpointField::HttpTimeout),
+    ("retry_policy", EndpointField::RetryPolicy),
+    ("headers", EndpointField::Headers),
+];
+
+fn masked(check: &mut Check, paths: &[String]) -> Vec<EndpointField> {
+    let mut fields = Vec::new();
+    for path in paths {
+        match FIELDS.iter().find(|(name, _)| name == path) {
+            Some((_, field)) => fields.push(*field),
+            None if path == "*" => fields.extend(EndpointField::ALL),
+            None => check.refuse("update_mask", format!("{path:?} is not a field that can be changed")),
+        }
+    }
+    fields
+}
+
+/// The fields that an update without a mask changes (AIP-134).
+fn populated(endpoint: &pb::Endpoint) -> Vec<EndpointField> {
+    let is_set = |field: &EndpointField| match field {
+        EndpointField::Uid => !endpoint.uid.is_empty(),
+        EndpointField::Name => !endpoint.name.is_empty(),
+        EndpointField::Url => !endpoint.url.is_empty(),
+        EndpointField::Description => !endpoint.description.is_empty(),
+        EndpointField::OwnerId => !endpoint.owner_id.is_empty(),
+        EndpointField::Labels => !endpoint.labels.is_empty(),
+        EndpointField::HttpTimeout => endpoint.http_timeout.is_some(),
+        EndpointField::RetryPolicy => endpoint.retry_policy.is_some(),
+        EndpointField::Headers => !endpoint.headers.is_empty(),
+    };
+    EndpointField::ALL.into_iter().filter(is_set).collect()
+}
+
+fn settings(check: &mut Check, endpoint: pb::Endpoint) -> EndpointSettings {
+    EndpointSettings {
+        uid: check.optional_text("endpoint.uid", endpoint.uid, TEXT_MAX),
+        name: check.text("endpoint.name", endpoint.name, TEXT_MAX),
+        url: endpoint.url,
+        description: check.text("endpoint.description", endpoint.description, 1024),
+        owner_id: check.optional_text("endpoint.owner_id", endpoint.owner_id, TEXT_MAX),
+        labels: labels(check, endpoint.labels),
+        http_timeout: match endpoint.http_timeout {
+            Some(timeout) => {
+                check.duration("endpoint.http_timeout", timeout, Duration::from_secs(1)..=Duration::from_secs(60))
+            }
+            None => TIMEOUT,
+        },
+        retry_policy: endpoint.retry_policy.map(|policy| retry_policy(check, policy)),
+        headers: endpoint
+            .headers
+            .into_iter()
+            .map(|header| CustomHeader { name: header.name, value: header.value })
+            .collect(),
+    }
+}
+
+fn labels(
+    check: &mut Check,
+    labels: std::collections::HashMap<String, String>,
+) -> BTreeMap<String, String> {
+    if labels.len() > 32 {
+        check.refuse("endpoint.labels", "must have at most 32 entries");
+        return BTreeMap::new();
+    }
+    let mut checked = BTreeMap::new();
+    for (name, value) in labels {
+        let field = format!("endpoint.labels[{name:?}]");
+        let name = check.required_text(&field, name, 63);
+        checked.insert(name, check.text(&field, value, 255));
+    }
+    checked
+}
+
+fn retry_policy(check: &mut Check, policy: pb::RetryPolicy) -> RetryPolicy {
+    let field = |name: &str| format!("endpoint.retry_policy.{name}");
+    let default = RetryPolicy::default();
+    let RetryStrategy::Exponential { mut base, mut factor, mut cap, mut jitter } = default.strategy;
+    if let Some(pb::retry_policy::Strategy::Exponential(backoff)) = policy.strategy {
+        if let Some(wait) = backoff.base {
+            base = check.duration(&field("exponential.base"), wait, WAIT_MIN..=WAIT_MAX);
+        }
+        if let Some(wait) = backoff.cap {
+            cap = check.duration(&field("exponential.cap"), wait, WAIT_MIN..=WAIT_MAX);
+        }
+        if backoff.factor != 0.0 {
+            factor = backoff.factor;
+        }
+        jitter = backoff.jitter.unwrap_or(jitter);
+    }
+    if !(1.0..=100.0).contains(&factor) {
+        check.refuse(field("exponential.factor"), "must be 1 to 100");
+    }
+    if !(0.0..=1.0).contains(&jitter) {
+        check.refuse(field("exponential.jitter"), "must be 0 to 1");
+    }
+    let max_attempts = match u16::try_from(policy.max_attempts) {
+        Ok(0) => default.max_attempts,
+        Ok(attempts) if attempts <= 100 => attempts,
+        _ => {
+            check.refuse(field("max_attempts"), "must be 1 to 100");
+            default.max_attempts
+        }
+    };
+    RetryPolicy { strategy: RetryStrategy::Exponential { base, factor, cap, jitter }, max_attempts }
+}

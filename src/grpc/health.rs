@@ -1,0 +1,92 @@
+//! gRPC health v1 (grpc.health.v1), without authentication: "" and every service of the contract.
+//!
+//! Unlike the ready-made one it starts NOT_SERVING, tells watchers of unknown names SERVICE_UNKNOWN, and ends
+//! its streams when the server drains.
+
+use std::pin::Pin;
+
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::Health as HealthService;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+use super::status;
+use crate::domain::error::Error;
+
+const NAMES: [&str; 7] = [
+    "",
+    "hawser.v1.ProjectService",
+    "hawser.v1.EndpointService",
+    "hawser.v1.SubscriptionService",
+    "hawser.v1.EventService",
+    "hawser.v1.DeliveryService",
+    "hawser.v1.WatchService",
+];
+
+/// Whether the server serves; clones share the answer.
+#[derive(Clone)]
+pub struct Health {
+    serving: watch::Sender<bool>,
+    stop: CancellationToken,
+}
+
+impl Health {
+    /// Not serving yet. `stop` ends the streams.
+    pub fn new(stop: CancellationToken) -> Self {
+        Self { serving: watch::Sender::new(false), stop }
+    }
+
+    pub fn set_serving(&self, serving: bool) {
+        self.serving.send_replace(serving);
+    }
+}
+
+fn reply(serving: bool) -> HealthCheckResponse {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    HealthCheckResponse { status: status.into() }
+}
+
+#[tonic::async_trait]
+impl HealthService for Health {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        let name = request.into_inner().service;
+        if !NAMES.contains(&name.as_str()) {
+            return Err(Error::not_found("service", name).into());
+        }
+        Ok(Response::new(reply(*self.serving.borrow())))
+    }
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let known = NAMES.contains(&request.into_inner().service.as_str());
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        let (mut serving, stop) = (self.serving.subscribe(), self.stop.clone());
+        tokio::spawn(async move {
+            loop {
+                let answer = if known {
+                    reply(*serving.borrow_and_update())
+                } else {
+                    HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() }
+                };
+                if sender.send(Ok(answer)).await.is_err() {
+                    return;
+                }
+                tokio::select! {
+                    changed = serving.changed(), if known => if changed.is_err() { return },
+                    () = sender.closed() => return,
+                    () = stop.cancelled() => {
+                        // The reader may be gone already.
+                        let _gone = sender.try_send(Err(status::draining()));
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}

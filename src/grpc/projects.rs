@@ -1,0 +1,123 @@
+//! ProjectService.
+
+use tonic::{Request, Response, Status};
+
+use super::check::Check;
+use super::{Api, convert, pb, principal};
+use crate::domain::id::{KeyId, ProjectId};
+use crate::domain::principal::{Scope, Scopes};
+use crate::domain::project::PausedPolicy;
+use crate::service::NewKey;
+
+const NAME_MAX: usize = 128;
+
+#[tonic::async_trait]
+impl pb::project_service_server::ProjectService for Api {
+    async fn create_project(
+        &self,
+        request: Request<pb::CreateProjectRequest>,
+    ) -> Result<Response<pb::CreateProjectResponse>, Status> {
+        let caller = principal(&request)?;
+        let mut check = Check::default();
+        let project = request.into_inner().project.unwrap_or_default();
+        let policy = match pb::PausedPolicy::try_from(project.paused_policy) {
+            Ok(pb::PausedPolicy::Hold) => PausedPolicy::Hold,
+            Ok(_) => PausedPolicy::Discard,
+            Err(_) => {
+                check.refuse("project.paused_policy", "is not a known policy");
+                PausedPolicy::Discard
+            }
+        };
+        let name = check.required_text("project.name", project.name, NAME_MAX);
+        let name = check.finish(Some(name))?;
+        let project = self.services.create_project(&caller, name, policy).await?;
+        Ok(Response::new(pb::CreateProjectResponse { project: Some(convert::project(project)) }))
+    }
+
+    async fn get_project(
+        &self,
+        request: Request<pb::GetProjectRequest>,
+    ) -> Result<Response<pb::GetProjectResponse>, Status> {
+        let caller = principal(&request)?;
+        let mut check = Check::default();
+        let id: Option<ProjectId> = check.id("project_id", &request.into_inner().project_id);
+        let id = check.finish(id)?;
+        let project = self.services.get_project(&caller, id).await?;
+        Ok(Response::new(pb::GetProjectResponse { project: Some(convert::project(project)) }))
+    }
+
+    async fn list_projects(
+        &self,
+        request: Request<pb::ListProjectsRequest>,
+    ) -> Result<Response<pb::ListProjectsResponse>, Status> {
+        let caller = principal(&request)?;
+        let request = request.into_inner();
+        let context = ["projects"];
+        let page = self.services.page(request.page_size, &request.page_token, &context)?;
+        let page = self.services.list_projects(&caller, page).await?;
+        let next_page_token = self.services.next_page(&page, &context);
+        let projects = page.items.into_iter().map(convert::project).collect();
+        Ok(Response::new(pb::ListProjectsResponse { projects, next_page_token }))
+    }
+
+    async fn create_api_key(
+        &self,
+        request: Request<pb::CreateApiKeyRequest>,
+    ) -> Result<Response<pb::CreateApiKeyResponse>, Status> {
+        let caller = principal(&request)?;
+        let mut check = Check::default();
+        let key = request.into_inner().api_key.unwrap_or_default();
+        let new = NewKey {
+            project: check.optional_id("api_key.project_id", &key.project_id),
+            scopes: scopes(&mut check, &key.scopes),
+            expires_at: check.time("api_key.expire_time", key.expire_time),
+            name: check.required_text("api_key.name", key.name, NAME_MAX),
+        };
+        let new = check.finish(Some(new))?;
+        let (key, secret) = self.services.create_key(&caller, new).await?;
+        let reply =
+            pb::CreateApiKeyResponse { api_key: Some(convert::api_key(key)), secret: secret.reveal().to_owned() };
+        Ok(Response::new(reply))
+    }
+
+    async fn list_api_keys(
+        &self,
+        request: Request<pb::ListApiKeysRequest>,
+    ) -> Result<Response<pb::ListApiKeysResponse>, Status> {
+        let caller = principal(&request)?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        let project = check.project(&request.project_id);
+        let project = check.finish(Some(project))?;
+        let context = ["api_keys", request.project_id.as_str()];
+        let page = self.services.page(request.page_size, &request.page_token, &context)?;
+        let page = self.services.list_keys(&caller, project, page).await?;
+        let next_page_token = self.services.next_page(&page, &context);
+        let api_keys = page.items.into_iter().map(convert::api_key).collect();
+        Ok(Response::new(pb::ListApiKeysResponse { api_keys, next_page_token }))
+    }
+
+    async fn revoke_api_key(
+        &self,
+        request: Request<pb::RevokeApiKeyRequest>,
+    ) -> Result<Response<pb::RevokeApiKeyResponse>, Status> {
+        let caller = principal(&request)?;
+        let mut check = Check::default();
+        let id: Option<KeyId> = check.id("api_key_id", &request.into_inner().api_key_id);
+        let id = check.finish(id)?;
+        let key = self.services.revoke_key(&caller, id).await?;
+        Ok(Response::new(pb::RevokeApiKeyResponse { api_key: Some(convert::api_key(key)) }))
+    }
+}
+
+fn scopes(check: &mut Check, numbers: &[i32]) -> Scopes {
+    let mut scopes = Vec::new();
+    for (index, number) in numbers.iter().enumerate() {
+        let known = Scope::ALL.into_iter().find(|scope| i32::from(convert::scope(*scope)) == *number);
+        match known {
+            Some(scope) => scopes.push(scope),
+            None => check.refuse(format!("api_key.scopes[{index}]"), "is not a known scope"),
+        }
+    }
+    scopes.into_iter().collect()
+}

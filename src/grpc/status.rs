@@ -1,0 +1,71 @@
+//! The one table from errors to `google.rpc.Status`. No other place makes a status.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::domain::error::{Error, ErrorKind};
+
+/// `google.rpc.ErrorInfo.domain` of all our errors.
+const DOMAIN: &str = "hawser";
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let code = match error.kind {
+            ErrorKind::InvalidArgument => Code::InvalidArgument,
+            ErrorKind::Unauthenticated => Code::Unauthenticated,
+            ErrorKind::PermissionDenied => Code::PermissionDenied,
+            ErrorKind::NotFound => Code::NotFound,
+            ErrorKind::AlreadyExists => Code::AlreadyExists,
+            ErrorKind::FailedPrecondition => Code::FailedPrecondition,
+            ErrorKind::Aborted => Code::Aborted,
+            ErrorKind::OutOfRange => Code::OutOfRange,
+            ErrorKind::ResourceExhausted => Code::ResourceExhausted,
+            ErrorKind::Unavailable => Code::Unavailable,
+            ErrorKind::Internal => Code::Internal,
+        };
+        if let Some(cause) = &error.cause {
+            let cause = format!("{cause:#}");
+            match error.kind {
+                ErrorKind::Internal => tracing::error!(cause, "a call failed by our own fault"),
+                _ => tracing::debug!(cause, reason = error.reason, "a call failed"),
+            }
+        }
+        Self::with_error_details(code, error.message.clone(), details(&error))
+    }
+}
+
+fn details(error: &Error) -> ErrorDetails {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(error.reason, DOMAIN, HashMap::new());
+    for violation in &error.violations {
+        details.add_bad_request_violation(&violation.field, &violation.description);
+    }
+    if let Some((kind, id)) = &error.resource {
+        details.set_resource_info(*kind, id, "", &error.message);
+    }
+    if error.kind == ErrorKind::FailedPrecondition {
+        let subject = error.resource.as_ref().map(|(_, id)| id.as_str()).unwrap_or_default();
+        details.add_precondition_failure_violation(error.reason, subject, &error.message);
+    }
+    let retry = match error.kind {
+        ErrorKind::Unavailable | ErrorKind::ResourceExhausted => error.retry_after,
+        _ => None,
+    };
+    if let Some(retry) = retry {
+        details.set_retry_info(Some(retry.min(Duration::from_secs(3600))));
+    }
+    details
+}
+
+/// No usable credential came with the call.
+pub fn unauthenticated(message: &str) -> Status {
+    Error::new(ErrorKind::Unauthenticated, "MISSING_KEY", message).into()
+}
+
+/// The server is going away; resume elsewhere or later.
+pub fn draining() -> Status {
+    Error::unavailable("the server is stopping; resume with the last token").into()
+}

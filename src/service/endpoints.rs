@@ -1,0 +1,321 @@
+//! Endpoints: create, read, change, delete, pause, resume.
+
+use std::time::Duration;
+
+use super::{Services, found, headers};
+use crate::domain::change::EndpointChangeKind;
+use crate::domain::clock::Timestamp;
+use crate::domain::endpoint::{CustomHeader, Endpoint, EndpointFilter, EndpointSettings, EndpointStatus};
+use crate::domain::error::{Error, ErrorKind, Result};
+use crate::domain::id::{EndpointId, ProjectId, SubscriptionId};
+use crate::domain::page::{Page, PageRequest};
+use crate::domain::principal::{Principal, Scope};
+use crate::domain::secret::SigningSecret;
+use crate::domain::subscription::{EventTypePattern, Subscription};
+use crate::store::{AuditEntry, Lane, StoreError, Tx};
+
+/// A new endpoint with what came with it.
+pub struct CreatedEndpoint {
+    pub endpoint: Endpoint,
+    pub subscription: Subscription,
+    pub secret: SigningSecret,
+}
+
+/// A field that an update may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointField {
+    Uid,
+    Name,
+    Url,
+    Description,
+    OwnerId,
+    Labels,
+    HttpTimeout,
+    RetryPolicy,
+    Headers,
+}
+
+impl EndpointField {
+    pub const ALL: [Self; 9] = [
+        Self::Uid,
+        Self::Name,
+        Self::Url,
+        Self::Description,
+        Self::OwnerId,
+        Self::Labels,
+        Self::HttpTimeout,
+        Self::RetryPolicy,
+        Self::Headers,
+    ];
+}
+
+/// Stands for a value that was not shown; sent back, it keeps what is stored.
+pub const REDACTED: &str = "[redacted]";
+const TIMEOUT_MIN: Duration = Duration::from_secs(1);
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+impl Services {
+    pub async fn create_endpoint(
+        &self,
+        principal: &Principal,
+        project: Option<ProjectId>,
+        settings: EndpointSettings,
+        event_types: Vec<EventTypePattern>,
+        secret: Option<SigningSecret>,
+    ) -> Result<CreatedEndpoint> {
+        let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
+        let now = Timestamp::now();
+        let endpoint = Endpoint {
+            id: EndpointId::new(),
+            project,
+            settings: self.check_settings(settings)?,
+            status: EndpointStatus::Active,
+            status_reason: String::new(),
+            status_changed_at: now,
+            version: 1,
+            created_at: now,
+            updated_at: now,
+            consecutive_failures: 0,
+            last_response: None,
+        };
+        let subscription = Subscription {
+            id: SubscriptionId::new(),
+            project,
+            endpoint: endpoint.id,
+            event_types: if event_types.is_empty() { vec![EventTypePattern::Any] } else { event_types },
+            enabled: true,
+            version: 1,
+            created_at: now,
+            updated_at: now,
+        };
+        let secret = secret.unwrap_or_else(SigningSecret::generate);
+
+        let mut tx = self.store.begin(Lane::Service).await?;
+        let version = tx.bump_routing(project).await?;
+        tx.insert_endpoint(&endpoint).await.map_err(|error| uid_taken(error, &endpoint))?;
+        tx.insert_secret(project, endpoint.id, &secret, now).await?;
+        tx.insert_subscription(&subscription).await?;
+        audit(&tx, principal, "CreateEndpoint", None, Some(&endpoint)).await?;
+        tx.commit().await?;
+        self.routes_changed(project, version).await?;
+        Ok(CreatedEndpoint { endpoint, subscription, secret })
+    }
+
+    pub async fn get_endpoint(
+        &self,
+        principal: &Principal,
+        project: Option<ProjectId>,
+        id: EndpointId,
+    ) -> Result<Endpoint> {
+        let project = self.project_of(principal, project, Scope::EndpointsRead).await?;
+        found(self.store.endpoint(project, id).await?, "endpoint", id)
+    }
+
+    pub async fn list_endpoints(
+        &self,
+        principal: &Principal,
+        project: Option<ProjectId>,
+        filter: EndpointFilter,
+        page: PageRequest,
+    ) -> Result<Page<Endpoint>> {
+        let project = self.project_of(principal, project, Scope::EndpointsRead).await?;
+        Ok(self.store.endpoints(project, &filter, page).await?)
+    }
+
+    pub async fn update_endpoint(
+        &self,
+        principal: &Principal,
+        project: Option<ProjectId>,
+        id: EndpointId,
+        mut settings: EndpointSettings,
+        fields: &[EndpointField],
+        etag: &str,
+    ) -> Result<Endpoint> {
+        let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
+        let mut tx = self.store.begin(Lane::Service).await?;
+        let version = tx.bump_routing(project).await?;
+        let before = found(tx.endpoint(project, id).await?, "endpoint", id)?;
+        before.check_etag(etag)?;
+        let mut endpoint = before.clone();
+        keep_redacted(&mut settings.headers, &before.settings.headers);
+        for field in fields {
+            copy(*field, &mut settings, &mut endpoint.settings);
+        }
+        endpoint.settings = self.check_settings(endpoint.settings)?;
+        if endpoint.settings != before.settings {
+            endpoint.version += 1;
+            endpoint.updated_at = Timestamp::now();
+            tx.update_endpoint(EndpointChangeKind::Updated, &endpoint)
+                .await
+                .map_err(|error| uid_taken(error, &endpoint))?;
+            audit(&tx, principal, "UpdateEndpoint", Some(&before), Some(&endpoint)).await?;
+            tx.commit().await?;
+            self.routes_changed(project, version).await?;
+        } else {
+            tx.rollback().await?;
+        }
+        found(self.store.endpoint(project, id).await?, "endpoint", id)
+    }
+
+    pub async fn delete_endpoint(
+        &self,
+        principal: &Principal,
+        project: Option<ProjectId>,
+        id: EndpointId,
+        etag: &str,
+    ) -> Result<()> {
+        let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
+        let mut tx = self.store.begin(Lane::Service).await?;
+        let version = tx.bump_routing(project).await?;
+        let endpoint = found(tx.endpoint(project, id).await?, "endpoint", id)?;
+        endpoint.check_etag(etag)?;
+        tx.delete_endpoint(&endpoint).await?;
+        audit(&tx, principal, "DeleteEndpoint", Some(&endpoint), None).await?;
+        tx.commit().await?;
+        self.routes_changed(project, version).await?;
+        // Held work of it is let go, and ends as DISCARDED when it is claimed.
+        self.wake.unpark(id);
+        self.wake.due();
+        Ok(())
+    }
+
+    pub async fn pause_endpoint(
+        &self,
+        principal: &Principal,
+        project: Option<ProjectId>,
+        id: EndpointId,
+        reason: String,
+    ) -> Result<Endpoint> {
+        let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
+        let step = |status: EndpointStatus| status.pause();
+        self.change_status(principal, project, id, step, reason, "PauseEndpoint", EndpointChangeKind::Paused).await
+    }
+
+    pub async fn resume_endpoint(
+        &self,
+        principal: &Principal,
+        project: Option<ProjectId>,
+        id: EndpointId,
+    ) -> Result<Endpoint> {
+        let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
+        let step = |status: EndpointStatus| status.resume();
+        let kind = EndpointChangeKind::Resumed;
+        let endpoint =
+            self.change_status(principal, project, id, step, String::new(), "ResumeEndpoint", kind).await?;
+        self.wake.unpark(id);
+        Ok(endpoint)
+    }
+
+    /// One transition, in one transaction with its audit entry and its change.
+    #[allow(clippy::too_many_arguments)] // two callers, each naming all of them
+    async fn change_status(
+        &self,
+        principal: &Principal,
+        project: ProjectId,
+        id: EndpointId,
+        step: impl Fn(EndpointStatus) -> Result<Option<EndpointStatus>>,
+        reason: String,
+        action: &'static str,
+        kind: EndpointChangeKind,
+    ) -> Result<Endpoint> {
+        let mut tx = self.store.begin(Lane::Service).await?;
+        let version = tx.bump_routing(project).await?;
+        let before = found(tx.endpoint(project, id).await?, "endpoint", id)?;
+        match step(before.status)? {
+            None => tx.rollback().await?,
+            Some(status) => {
+                let mut endpoint = before.clone();
+                endpoint.status = status;
+                endpoint.status_reason = reason;
+                endpoint.status_changed_at = Timestamp::now();
+                endpoint.updated_at = endpoint.status_changed_at;
+                if status == EndpointStatus::Active {
+                    tx.reset_health(id).await?;
+                }
+                tx.update_endpoint(kind, &endpoint).await?;
+                audit(&tx, principal, action, Some(&before), Some(&endpoint)).await?;
+                tx.commit().await?;
+                self.routes_changed(project, version).await?;
+            }
+        }
+        found(self.store.endpoint(project, id).await?, "endpoint", id)
+    }
+
+    fn check_settings(&self, mut settings: EndpointSettings) -> Result<EndpointSettings> {
+        let url = self.rules.parse(&settings.url);
+        settings.url = url.map_err(|error| Error::invalid("endpoint.url", error.to_string()))?.to_string();
+        if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&settings.http_timeout) {
+            return Err(Error::invalid("endpoint.http_timeout", "must be 1 s to 60 s"));
+        }
+        let pairs = settings.headers.into_iter().map(|header| (header.name, header.value)).collect();
+        settings.headers = headers::check("endpoint.headers", pairs)?
+            .into_iter()
+            .map(|(name, value)| CustomHeader { name, value })
+            .collect();
+        Ok(settings)
+    }
+}
+
+fn copy(field: EndpointField, from: &mut EndpointSettings, to: &mut EndpointSettings) {
+    match field {
+        EndpointField::Uid => to.uid = from.uid.take(),
+        EndpointField::Name => to.name = std::mem::take(&mut from.name),
+        EndpointField::Url => to.url = std::mem::take(&mut from.url),
+        EndpointField::Description => to.description = std::mem::take(&mut from.description),
+        EndpointField::OwnerId => to.owner_id = from.owner_id.take(),
+        EndpointField::Labels => to.labels = std::mem::take(&mut from.labels),
+        EndpointField::HttpTimeout => to.http_timeout = from.http_timeout,
+        EndpointField::RetryPolicy => to.retry_policy = from.retry_policy.take(),
+        EndpointField::Headers => to.headers = std::mem::take(&mut from.headers),
+    }
+}
+
+/// A value that was shown redacted and comes back so is the stored one.
+fn keep_redacted(new: &mut [CustomHeader], stored: &[CustomHeader]) {
+    for header in new.iter_mut().filter(|header| header.value == REDACTED) {
+        if let Some(old) = stored.iter().find(|old| old.name.eq_ignore_ascii_case(&header.name)) {
+            header.value.clone_from(&old.value);
+        }
+    }
+}
+
+fn uid_taken(error: StoreError, endpoint: &Endpoint) -> Error {
+    match error.unique_violation() {
+        Some(_) => Error::new(ErrorKind::AlreadyExists, "UID_TAKEN", "another endpoint of the project has this uid")
+            .about("endpoint", endpoint.settings.uid.as_deref().unwrap_or_default()),
+        None => error.into(),
+    }
+}
+
+async fn audit(
+    tx: &Tx,
+    principal: &Principal,
+    action: &'static str,
+    before: Option<&Endpoint>,
+    after: Option<&Endpoint>,
+) -> Result<()> {
+    let resource = after.or(before).map(|endpoint| endpoint.id.to_string()).unwrap_or_default();
+    let project = after.or(before).map(|endpoint| endpoint.project);
+    let (before, after) = (before.map(summary), after.map(summary));
+    Ok(tx.audit(AuditEntry { principal, project, action, resource, before, after }).await?)
+}
+
+/// An endpoint for the audit log: header names without values.
+fn summary(endpoint: &Endpoint) -> String {
+    let settings = &endpoint.settings;
+    let names: Vec<&str> = settings.headers.iter().map(|header| header.name.as_str()).collect();
+    serde_json::json!({
+        "uid": settings.uid,
+        "name": settings.name,
+        "url": settings.url,
+        "description": settings.description,
+        "owner_id": settings.owner_id,
+        "labels": settings.labels,
+        "http_timeout_ms": u64::try_from(settings.http_timeout.as_millis()).unwrap_or(u64::MAX),
+        "retry_policy": settings.retry_policy,
+        "headers": names,
+        "status": endpoint.status.as_str(),
+        "status_reason": endpoint.status_reason,
+    })
+    .to_string()
+}

@@ -1,0 +1,72 @@
+//! The use cases: authorise, validate, decide, store, wake the engine. One file per resource.
+//!
+//! Services know the engine by two handles only: events are submitted to ingest, and changes wake it. All
+//! transports call these methods, so what they enforce holds everywhere.
+
+mod deliveries;
+mod endpoints;
+mod events;
+mod headers;
+mod keys;
+mod projects;
+mod subscriptions;
+mod watch;
+
+use std::sync::Arc;
+
+pub use endpoints::{CreatedEndpoint, EndpointField};
+pub use events::PublishRequest;
+pub use keys::{KeySecret, NewKey};
+pub use subscriptions::SubscriptionField;
+pub use watch::{Start, WatchFilter, WatchItem, WatchPayload, Watcher};
+
+use crate::domain::error::{Error, Result};
+use crate::domain::id::ProjectId;
+use crate::domain::url_rules::UrlRules;
+use crate::engine::{IngestHandle, Wake};
+use crate::store::Store;
+use keys::KeyCache;
+use watch::Feed;
+
+/// All use cases; clones share everything.
+#[derive(Clone)]
+pub struct Services {
+    store: Store,
+    ingest: IngestHandle,
+    wake: Wake,
+    rules: Arc<UrlRules>,
+    keys: Arc<KeyCache>,
+    feed: Arc<Feed>,
+}
+
+impl Services {
+    pub fn new(store: Store, ingest: IngestHandle, wake: Wake, rules: UrlRules) -> Self {
+        let feed = Feed::new(store.clone());
+        Self { store, ingest, wake, rules: Arc::new(rules), keys: Arc::default(), feed }
+    }
+
+    /// The feed's reader: to be run for as long as the server serves.
+    pub async fn run_feed(self, stop: tokio_util::sync::CancellationToken) {
+        self.feed.run(stop).await;
+    }
+
+    /// A mutation is committed: its routes must be in force before it is acknowledged.
+    async fn routes_changed(&self, project: ProjectId, version: i64) -> Result<()> {
+        self.wake.routes_changed(project, version).await
+    }
+
+    /// Reads `page_size` and `page_token`.
+    pub fn page(&self, size: i32, token: &str, context: &[&str]) -> Result<crate::domain::page::PageRequest> {
+        self.store.token_key().page_request(size, token, context)
+    }
+
+    /// The token of the page after this one.
+    pub fn next_page<T>(&self, page: &crate::domain::page::Page<T>, context: &[&str]) -> String {
+        self.store.token_key().next_token(page, context)
+    }
+}
+
+/// The row that a change needs, or NOT_FOUND.
+fn found<T>(row: Option<T>, resource: &'static str, id: impl std::fmt::Display) -> Result<T> {
+    row.ok_or_else(|| Error::not_found(resource, id))
+}
