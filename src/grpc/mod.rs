@@ -15,7 +15,7 @@ mod subscriptions;
 mod watch;
 
 pub use health::Health;
-pub use server::{GrpcServer, GrpcSettings};
+pub use server::{GrpcServer, GrpcSettings, GrpcTls};
 
 use tonic::{Request, Status};
 

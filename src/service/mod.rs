@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 pub use endpoints::{CreatedEndpoint, EndpointField};
 pub use events::PublishRequest;
-pub use keys::{KeySecret, NewKey};
+pub use keys::{KeySecret, NewKey, generate_operator_key, offline};
 pub use subscriptions::SubscriptionField;
 pub use watch::{Start, WatchFilter, WatchItem, WatchPayload, Watcher};
 

@@ -1,0 +1,67 @@
+//! The command line. Data goes to stdout, everything else to stderr; errors name what to do next.
+
+mod connect;
+mod demo;
+mod health;
+mod keys;
+mod logging;
+mod migrate;
+mod serve;
+mod table;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Webhook delivery over gRPC: one binary, SQLite inside, PostgreSQL when one machine is not enough.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not serving (health).\n\
+                  Start with `hawser demo`, then `hawser serve --help`."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(Box<serve::Serve>),
+    Demo(demo::Demo),
+    Migrate(Box<migrate::Migrate>),
+    Keys(keys::Keys),
+    Watch(watch::Watch),
+    Health(health::Health),
+}
+
+/// Runs a command to its end.
+pub fn run(cli: Cli) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Serve(command) => command.run().await,
+            Command::Demo(command) => command.run().await,
+            Command::Migrate(command) => command.run().await,
+            Command::Keys(command) => command.run().await,
+            Command::Watch(command) => command.run().await,
+            Command::Health(command) => command.run().await,
+        }
+    });
+    // What still runs was given its time; a blocking name look-up must not hold the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

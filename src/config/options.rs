@@ -1,0 +1,174 @@
+//! Every setting, as flags, environment and file give it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+/// Settings of the server. A flag wins over the environment, and that over the file.
+#[derive(Clone, Default, clap::Args, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Options {
+    /// A TOML file whose keys are these flags without their dashes
+    #[arg(long, value_name = "FILE", env = "HAWSER_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Folder for the SQLite file, the master key and the operator key [default: hawser-data]
+    #[arg(long, value_name = "FOLDER", env = "HAWSER_DATA")]
+    pub data: Option<PathBuf>,
+
+    /// sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE [default: a SQLite file in the data folder]
+    #[arg(long, value_name = "URL", env = "HAWSER_STORE", hide_env_values = true)]
+    pub store: Option<String>,
+
+    /// Bring the schema up to date at start [default: true]
+    #[arg(long, value_name = "BOOL", env = "HAWSER_MIGRATE", num_args = 0..=1, default_missing_value = "true")]
+    pub migrate: Option<bool>,
+
+    /// Database connections for reads [default: 8]
+    #[arg(long, value_name = "NUMBER", env = "HAWSER_READ_CONNECTIONS")]
+    pub read_connections: Option<u32>,
+
+    /// Address for gRPC [default: 127.0.0.1:8610]
+    #[arg(long, value_name = "ADDRESS", env = "HAWSER_LISTEN")]
+    pub listen: Option<SocketAddr>,
+
+    /// PEM file with the server's certificate chain; with it the server speaks TLS
+    #[arg(long, value_name = "FILE", env = "HAWSER_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// PEM file with the certificate's private key
+    #[arg(long, value_name = "FILE", env = "HAWSER_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+
+    /// PEM file with the CA whose client certificates are demanded
+    #[arg(long, value_name = "FILE", env = "HAWSER_TLS_CLIENT_CA")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Answer reflection without a key
+    #[arg(long, value_name = "BOOL", env = "HAWSER_REFLECTION_OPEN", num_args = 0..=1, default_missing_value = "true")]
+    pub reflection_open: Option<bool>,
+
+    /// The largest request message in bytes [default: 4194304]
+    #[arg(long, value_name = "BYTES", env = "HAWSER_MESSAGE_MAX")]
+    pub message_max: Option<usize>,
+
+    /// Keys that secrets are sealed with, VERSION:BASE64[,VERSION:BASE64…] [default: master.key in the data folder]
+    #[arg(long, value_name = "KEYS", env = "HAWSER_MASTER_KEY", hide_env_values = true)]
+    pub master_key: Option<String>,
+
+    /// An operator key to accept [default: one is made on an empty store]
+    #[arg(long, value_name = "KEY", env = "HAWSER_OPERATOR_KEY", hide_env_values = true)]
+    pub operator_key: Option<String>,
+
+    /// Allow endpoints with http URLs
+    #[arg(long, value_name = "BOOL", env = "HAWSER_ALLOW_HTTP", num_args = 0..=1, default_missing_value = "true")]
+    pub allow_http: Option<bool>,
+
+    /// A host name to allow though it is not public, such as localhost (may repeat)
+    #[arg(long, value_name = "NAME", env = "HAWSER_ALLOW_HOST", value_delimiter = ',')]
+    pub allow_host: Vec<String>,
+
+    /// A block of addresses to allow though it is not public, such as 10.0.0.0/8 (may repeat)
+    #[arg(long, value_name = "CIDR", env = "HAWSER_ALLOW_NET", value_delimiter = ',')]
+    pub allow_net: Vec<String>,
+
+    /// A block of addresses never to connect to; wins over allow-net (may repeat)
+    #[arg(long, value_name = "CIDR", env = "HAWSER_BLOCK_NET", value_delimiter = ',')]
+    pub block_net: Vec<String>,
+
+    /// A DNS server to ask instead of the system's (may repeat)
+    #[arg(long, value_name = "ADDRESS", env = "HAWSER_NAMESERVER", value_delimiter = ',')]
+    pub nameserver: Vec<SocketAddr>,
+
+    /// PEM file with certificates to trust for deliveries, beside the system's
+    #[arg(long, value_name = "FILE", env = "HAWSER_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
+
+    /// Attempts in flight at once; one endpoint gets at most a quarter of them [default: 1024]
+    #[arg(long, value_name = "NUMBER", env = "HAWSER_SLOTS")]
+    pub slots: Option<usize>,
+
+    /// Seconds for attempts in flight to end when the server stops [default: 25]
+    #[arg(long, value_name = "SECONDS", env = "HAWSER_DRAIN")]
+    pub drain: Option<u64>,
+
+    /// This process's name in the table of leases [default: host name and process id]
+    #[arg(long, value_name = "NAME", env = "HAWSER_NODE")]
+    pub node: Option<String>,
+
+    /// What to log, as tracing's filters read it [default: info]
+    #[arg(long, value_name = "FILTER", env = "HAWSER_LOG")]
+    pub log: Option<String>,
+
+    /// text or json [default: text]
+    #[arg(long, value_name = "FORMAT", env = "HAWSER_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+
+    /// File to write the bound address to, as JSON, once the server serves
+    #[arg(long, value_name = "FILE", env = "HAWSER_READY_FILE")]
+    pub ready_file: Option<PathBuf>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+impl Options {
+    /// Reads a file.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))
+    }
+
+    /// These settings, and those of `file` where there are none.
+    pub fn over(self, file: Self) -> Self {
+        let list = |own: Vec<String>, other: Vec<String>| if own.is_empty() { other } else { own };
+        Self {
+            config: self.config,
+            data: self.data.or(file.data),
+            store: self.store.or(file.store),
+            migrate: self.migrate.or(file.migrate),
+            read_connections: self.read_connections.or(file.read_connections),
+            listen: self.listen.or(file.listen),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
+            tls_client_ca: self.tls_client_ca.or(file.tls_client_ca),
+            reflection_open: self.reflection_open.or(file.reflection_open),
+            message_max: self.message_max.or(file.message_max),
+            master_key: self.master_key.or(file.master_key),
+            operator_key: self.operator_key.or(file.operator_key),
+            allow_http: self.allow_http.or(file.allow_http),
+            allow_host: list(self.allow_host, file.allow_host),
+            allow_net: list(self.allow_net, file.allow_net),
+            block_net: list(self.block_net, file.block_net),
+            nameserver: if self.nameserver.is_empty() { file.nameserver } else { self.nameserver },
+            ca_file: self.ca_file.or(file.ca_file),
+            slots: self.slots.or(file.slots),
+            drain: self.drain.or(file.drain),
+            node: self.node.or(file.node),
+            log: self.log.or(file.log),
+            log_format: self.log_format.or(file.log_format),
+            ready_file: self.ready_file.or(file.ready_file),
+        }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    /// Without the values that may be secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("data", &self.data)
+            .field("store", &self.store.as_ref().map(|_| "[redacted]"))
+            .field("listen", &self.listen)
+            .field("master_key", &self.master_key.as_ref().map(|_| "[redacted]"))
+            .field("operator_key", &self.operator_key.as_ref().map(|_| "[redacted]"))
+            .finish_non_exhaustive()
+    }
+}
