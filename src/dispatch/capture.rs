@@ -1,104 +1,149 @@
-//! Reading a bounded part of an answer.
+//! Keeps a bounded piece of an answer: some headers, the start of the body, `Retry-After`.
+//!
+//! A receiver chooses all of it, so nothing here may grow with what is sent, and nothing here fails.
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
+use time::PrimitiveDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 
 use crate::domain::clock::Timestamp;
 
-/// How much of the body is kept.
-const BODY_KEPT: usize = 16 * 1024;
-/// How much of it is read at all; then the connection is dropped.
-const BODY_READ: usize = 64 * 1024;
 const HEADERS_KEPT: usize = 64;
-const HEADERS_BYTES: usize = 16 * 1024;
+const HEADER_BYTES_KEPT: usize = 16 * 1024;
+const BODY_KEPT: usize = 16 * 1024;
+/// Reading a longer answer to its end keeps the connection; beyond this a new connection is cheaper.
+const BODY_DRAINED: usize = 64 * 1024;
+/// The longest wait that a receiver can ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// An answer's headers as they are kept, and whether some were left out.
-pub fn headers(map: &HeaderMap) -> (Vec<(String, String)>, bool) {
-    let mut kept = Vec::with_capacity(map.len().min(HEADERS_KEPT));
-    let mut bytes = 0;
-    for (name, value) in map {
-        let value = if is_credential(name.as_str()) {
-            "[redacted]".to_owned()
+/// Parts of header names whose values may be credentials.
+const SENSITIVE: [&str; 7] = ["cookie", "authorization", "api-key", "apikey", "token", "secret", "password"];
+
+/// The headers to keep, and whether some were left out.
+pub(super) fn headers(all: &HeaderMap) -> (Vec<(String, String)>, bool) {
+    let mut kept = Vec::with_capacity(all.len().min(HEADERS_KEPT));
+    let mut room = HEADER_BYTES_KEPT;
+    for (name, value) in all {
+        let name = name.as_str();
+        let value = if SENSITIVE.iter().any(|part| name.contains(part)) {
+            "[redacted]".into()
         } else {
-            String::from_utf8_lossy(value.as_bytes()).into_owned()
+            String::from_utf8_lossy(value.as_bytes())
         };
-        bytes += name.as_str().len() + value.len();
-        if kept.len() == HEADERS_KEPT || bytes > HEADERS_BYTES {
+        let size = name.len() + value.len();
+        if kept.len() == HEADERS_KEPT || size > room {
             return (kept, true);
         }
-        kept.push((name.as_str().to_owned(), value));
+        room -= size;
+        kept.push((name.to_owned(), value.into_owned()));
     }
     (kept, false)
 }
 
-fn is_credential(name: &str) -> bool {
-    matches!(name, "set-cookie" | "authorization" | "proxy-authorization" | "www-authenticate" | "x-api-key")
-}
-
-/// The start of a body, and whether there was more or it broke off. A body that ends within the bound is
-/// read to its end, so that the connection can be used again.
-pub async fn body(mut body: Incoming) -> (Bytes, bool) {
-    let mut kept = BytesMut::new();
-    let mut read = 0;
-    let mut cut = false;
+/// Reads the body into `kept` and says whether that is less than all of it. A body cut short by the receiver
+/// is not an error: the head has decided.
+pub(super) async fn body(mut body: Incoming, kept: &mut Vec<u8>) -> bool {
+    let mut left_out = 0;
     while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else {
-            return (kept.freeze(), true);
-        };
-        let Ok(data) = frame.into_data() else { continue };
-        read += data.len();
-        let room = BODY_KEPT - kept.len();
-        if data.len() > room {
-            cut = true;
-        }
-        kept.extend_from_slice(&data[..data.len().min(room)]);
-        if read > BODY_READ {
-            return (kept.freeze(), true);
+        let Ok(frame) = frame else { return true };
+        let Some(data) = frame.data_ref() else { continue };
+        let (keep, rest) = data.split_at(data.len().min(BODY_KEPT - kept.len()));
+        kept.extend_from_slice(keep);
+        left_out += rest.len();
+        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        if left_out.saturating_add(announced) > BODY_DRAINED && kept.len() == BODY_KEPT {
+            return true;
         }
     }
-    (kept.freeze(), cut)
+    left_out > 0
 }
 
-/// Reads Retry-After (RFC 9110 §10.2.3): seconds, or a date in the preferred format.
-pub fn retry_after(map: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = map.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More than 64 bits of seconds is for ever; the policy's cap decides.
-        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
-    }
-    if text.len() > 40 {
+/// How long a 429 or 503 asks to be left alone: seconds or an HTTP date, bounded.
+pub(super) fn retry_after(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         return None;
     }
-    let format = time::macros::format_description!(
-        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
-    );
-    let at = time::PrimitiveDateTime::parse(text, format).ok()?.assume_utc();
-    Some(Timestamp::from_millis(at.unix_timestamp().saturating_mul(1000)).since(now))
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if value.len() > 40 || value.is_empty() {
+        return None;
+    }
+    let wait = if value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Digits that do not fit mean a very long time.
+        Duration::from_secs(value.parse().unwrap_or(u64::MAX))
+    } else {
+        const IMF_FIXDATE: &[BorrowedFormatItem<'_>] = format_description!(
+            "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+        );
+        let date = PrimitiveDateTime::parse(value, IMF_FIXDATE).ok()?.assume_utc();
+        Timestamp::from_millis(date.unix_timestamp().saturating_mul(1000)).since(now)
+    };
+    Some(wait.min(RETRY_AFTER_MAX))
 }
 
 #[cfg(test)]
-mod unit {
+mod tests {
     use super::*;
+    use http::{HeaderName, HeaderValue};
 
-    fn wait(text: &str) -> Option<u64> {
-        let mut map = HeaderMap::new();
-        map.insert("retry-after", text.parse().ok()?);
-        let now = Timestamp::from_millis(1_445_412_420_000); // 21 Oct 2015 07:27:00 GMT
-        retry_after(&map, now).map(|wait| wait.as_secs())
+    #[test]
+    fn headers_are_bounded_and_redacted() {
+        let mut all = HeaderMap::new();
+        all.insert("x-plain", HeaderValue::from_static("seen"));
+        all.insert("x-binary", HeaderValue::from_bytes(b"a\xffb").expect("value"));
+        for name in ["set-cookie", "authorization", "proxy-authorization", "x-api-key", "x-auth-token"] {
+            all.append(HeaderName::from_static(name), HeaderValue::from_static("CANARY"));
+        }
+        all.append("set-cookie", HeaderValue::from_static("CANARY"));
+        let (kept, truncated) = headers(&all);
+        assert_eq!((kept.len(), truncated), (8, false));
+        assert!(kept.contains(&("x-plain".to_owned(), "seen".to_owned())));
+        assert!(kept.contains(&("x-binary".to_owned(), "a\u{fffd}b".to_owned())));
+        assert!(!format!("{kept:?}").contains("CANARY"));
+
+        let mut many = HeaderMap::new();
+        for _ in 0..80 {
+            many.append("x", HeaderValue::from_static("y"));
+        }
+        let (kept, truncated) = headers(&many);
+        assert_eq!((kept.len(), truncated), (64, true));
+
+        let mut large = HeaderMap::new();
+        let value = HeaderValue::from_str(&"v".repeat(5000)).expect("value");
+        for _ in 0..5 {
+            large.append("x", value.clone());
+        }
+        let (kept, truncated) = headers(&large);
+        assert_eq!((kept.len(), truncated), (3, true));
     }
 
     #[test]
-    fn retry_after_reads_seconds_and_dates_and_nothing_else() {
-        assert_eq!(wait("120"), Some(120));
-        assert_eq!(wait("99999999999999999999999"), Some(u64::MAX));
-        assert_eq!(wait("Wed, 21 Oct 2015 07:28:00 GMT"), Some(60));
-        assert_eq!(wait("Wed, 21 Oct 2015 07:26:00 GMT"), Some(0));
-        for text in ["-5", "NaN", "", "1.5", "soon", "(((((((((((((((((((((((((((((((((((((((((((((("] {
-            assert_eq!(wait(text), None, "{text}");
+    fn retry_after_is_read_and_bounded() {
+        // Sun, 06 Nov 1994 08:49:37 GMT
+        let now = Timestamp::from_millis(784_111_777_000);
+        let read = |value: &[u8], status: u16| {
+            let headers = [(header::RETRY_AFTER, HeaderValue::from_bytes(value).expect("value"))];
+            retry_after(StatusCode::from_u16(status).expect("status"), &headers.into_iter().collect(), now)
+        };
+        let secs = |secs| Some(Duration::from_secs(secs));
+        assert_eq!(read(b"2", 429), secs(2));
+        assert_eq!(read(b" 120 ", 503), secs(120));
+        assert_eq!(read(b"0", 503), secs(0));
+        assert_eq!(read(b"999999999", 503), secs(7200));
+        assert_eq!(read(b"99999999999999999999999999", 503), secs(7200));
+        assert_eq!(read(b"Sun, 06 Nov 1994 08:50:37 GMT", 503), secs(60));
+        assert_eq!(read(b"Sun, 06 Nov 1994 08:49:00 GMT", 503), secs(0));
+        assert_eq!(read(b"Fri, 31 Dec 9999 23:59:59 GMT", 503), secs(7200));
+        for nonsense in
+            [&b""[..], b"-5", b"+5", b"NaN", b"1.5", b"((((", b"06 Nov 1994", b"\xff", &[b'1'; 400_000]]
+        {
+            assert_eq!(read(nonsense, 503), None);
         }
+        assert_eq!(read(b"2", 500), None);
+        assert_eq!(read(b"2", 200), None);
     }
 }

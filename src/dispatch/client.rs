@@ -1,152 +1,235 @@
-//! The guarded HTTP client: one for the whole process.
+//! The guarded client: one request on the wire for each call, and always an outcome.
 
-use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
 
-use super::capture;
-use super::connector::{ConnectionFacts, Connector, micros};
-use super::failure::classify;
+use super::connector::{ConnInfo, Connector, micros};
+use super::failure::{Failure, seconds};
 use super::resolver::Resolver;
-use super::tls;
+use super::{capture, tls};
 use crate::domain::address::AddressPolicy;
-use crate::domain::attempt::{AttemptOutcome, ErrorClass, Timings};
+use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::domain::clock::Timestamp;
 use crate::domain::url_rules::EndpointUrl;
 
-/// How the client behaves.
-#[derive(Clone, Debug, Default)]
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("Hawser/", env!("CARGO_PKG_VERSION")));
+/// What is sent back is kept as it comes; nothing is ever decompressed.
+const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("identity");
+/// Bounds the head of an answer. Its headers number at most 100, by hyper's default.
+const READ_BUFFER_MAX: usize = 64 * 1024;
+
+/// How outbound requests are made.
+#[derive(Clone, Debug)]
 pub struct DispatchSettings {
+    /// Which addresses may be dialled.
     pub addresses: AddressPolicy,
-    /// Instead of the system's, where there are any.
-    pub nameservers: Vec<SocketAddr>,
-    /// Certificates to trust beside the system's.
-    pub ca_pem: Option<String>,
+    /// The name servers to ask; none means the system's, and its hosts file.
+    pub name_servers: Vec<SocketAddr>,
+    /// Whether to trust the system's root certificates.
+    pub system_roots: bool,
+    /// Root certificates to trust beside the system's.
+    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// How long resolving a name may take.
+    pub dns_timeout: Duration,
+    /// How long dialling and the TLS handshake may take together.
+    pub connect_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Duration,
+    /// How many unused connections are kept to one host. As many as one endpoint may have requests in
+    /// flight, or a busy endpoint would close and reopen connections between bursts.
+    pub idle_per_host: usize,
 }
 
-/// Why the client cannot be made.
-#[derive(Debug, thiserror::Error)]
-#[error("outbound HTTP cannot be set up: {0}")]
-pub struct SetupError(String);
+impl Default for DispatchSettings {
+    fn default() -> Self {
+        Self {
+            addresses: AddressPolicy::default(),
+            name_servers: Vec::new(),
+            system_roots: true,
+            extra_roots: Vec::new(),
+            dns_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(30),
+            idle_per_host: 256,
+        }
+    }
+}
 
-/// A request to send.
-#[derive(Debug)]
+/// Why there is no dispatcher.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The resolver cannot be made.
+    #[error("cannot set up name resolution")]
+    Resolver(#[source] hickory_resolver::net::NetError),
+    /// The cryptographic provider cannot be used.
+    #[error("cannot set up TLS")]
+    Tls(#[source] rustls::Error),
+    /// One of the extra roots cannot be read.
+    #[error("cannot use an extra root certificate")]
+    ExtraRoot(#[source] rustls::Error),
+}
+
+/// One request to make.
 pub struct OutboundRequest {
+    /// POST for deliveries.
     pub method: Method,
+    /// Where to, already checked.
     pub url: EndpointUrl,
+    /// What to send beside `host`, `accept-encoding` and `content-length`, which are the dispatcher's.
     pub headers: HeaderMap,
+    /// Sent as it is.
     pub body: Bytes,
-    /// For the whole attempt, the answer's body included.
+    /// Bounds the whole attempt: resolving, connecting, sending, and reading the answer to its end.
     pub timeout: Duration,
 }
 
-/// Sends requests. Clones share connections.
+/// Makes outbound requests. Clones share connections.
 #[derive(Clone)]
 pub struct Dispatcher {
     client: Client<Connector, Full<Bytes>>,
+    connector: Connector,
 }
 
-/// Enough for the largest in-flight cap of one endpoint.
-const IDLE_PER_HOST: usize = 256;
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Heads are bounded by this and by the count of headers.
-const HEAD_BUFFER: usize = 64 * 1024;
-const HEADERS_MAX: usize = 100;
-
 impl Dispatcher {
+    /// Reads the system's roots and name servers where the settings want them.
     pub fn new(settings: DispatchSettings) -> Result<Self, SetupError> {
-        let resolver = Resolver::new(&settings.nameservers, settings.addresses).map_err(SetupError)?;
-        let tls = tls::connector(settings.ca_pem.as_deref()).map_err(SetupError)?;
+        let resolver =
+            Resolver::new(&settings.name_servers, settings.dns_timeout).map_err(SetupError::Resolver)?;
+        let tls = tls::client_config(settings.system_roots, &settings.extra_roots)?;
+        let connector = Connector::new(settings.addresses, resolver, tls.into(), settings.connect_timeout);
         let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_PER_HOST)
-            .pool_timer(TokioTimer::new())
-            .http1_max_buf_size(HEAD_BUFFER)
-            .http1_max_headers(HEADERS_MAX)
-            // An attempt is one request on the wire: whether to try again is the engine's decision.
+            // One call is one request on the wire: whether to repeat it is the engine's to decide.
             .retry_canceled_requests(false)
-            .build(Connector::new(resolver, tls));
-        Ok(Self { client })
+            .set_host(false)
+            .http1_max_buf_size(READ_BUFFER_MAX)
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(settings.idle_timeout)
+            .pool_max_idle_per_host(settings.idle_per_host)
+            .build(connector.clone());
+        Ok(Self { client, connector })
     }
 
-    /// Makes one attempt and says what it came to.
+    /// Makes one attempt. Redirects are not followed, proxies and cookies do not exist.
     pub async fn send(&self, request: OutboundRequest) -> AttemptOutcome {
-        let started_at = Timestamp::now();
-        let started = Instant::now();
-        let timeout = request.timeout;
-        let mut outcome = AttemptOutcome {
-            started_at,
-            status: None,
-            error: None,
-            response_headers: Vec::new(),
-            headers_truncated: false,
-            body: Bytes::new(),
-            body_truncated: false,
-            peer: None,
-            timings: Timings::default(),
-            retry_after: None,
-        };
-        let exchange = self.exchange(request, &mut outcome, started);
-        if tokio::time::timeout(timeout, exchange).await.is_err() {
-            outcome.error = Some((
-                ErrorClass::Timeout,
-                format!("no complete answer within {} s", timeout.as_secs_f64()),
-            ));
+        let began = Instant::now();
+        let OutboundRequest { method, url, headers, body, timeout } = request;
+        // Every path below replaces the class.
+        let mut outcome = AttemptOutcome::unsent(Timestamp::now(), ErrorClass::Cancelled, "");
+        // The connector checks this too, but a pooled connection would not pass it again.
+        if url.address().is_some_and(|address| !self.connector.permits(address)) {
+            outcome.fail(Failure::blocked());
+            return outcome;
         }
-        outcome.timings.total_us = micros(started);
+
+        let mut http = Request::new(Full::new(body));
+        *http.method_mut() = method;
+        *http.uri_mut() = url.uri().clone();
+        *http.headers_mut() = headers;
+        let headers = http.headers_mut();
+        headers.insert(header::HOST, url.host_header().clone());
+        headers.insert(header::ACCEPT_ENCODING, ACCEPT_ENCODING);
+        headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
+
+        let connection = capture_connection(&mut http);
+        let mut kept = Vec::new();
+        let exchange = self.exchange(http, began, &mut outcome, &mut kept);
+        let ended = tokio::time::timeout(timeout, exchange).await;
+        if !kept.is_empty() {
+            outcome.body = kept.into();
+        }
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => {
+                outcome.note_connection(connection, began);
+                outcome.fail(failure);
+            }
+            Err(_) => {
+                outcome.note_connection(connection, began);
+                outcome.time_out(timeout);
+            }
+        }
+        outcome.timings.total_us = micros(began.elapsed());
         outcome
     }
 
-    async fn exchange(&self, request: OutboundRequest, outcome: &mut AttemptOutcome, started: Instant) {
-        let mut http = Request::new(Full::new(request.body));
-        *http.method_mut() = request.method;
-        *http.uri_mut() = request.url.uri().clone();
-        *http.headers_mut() = request.headers;
-        match self.client.request(http).await {
-            Ok(response) => read(response, outcome, started).await,
-            Err(error) => {
-                if let Some(connected) = error.connect_info() {
-                    let mut extensions = http::Extensions::new();
-                    connected.get_extras(&mut extensions);
-                    note_connection(&extensions, outcome);
-                }
-                outcome.error = Some(classify(&error as &(dyn Error + 'static)));
-            }
+    /// Fills in the outcome as far as it gets, so that a timeout keeps what was seen before it.
+    async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+        began: Instant,
+        outcome: &mut AttemptOutcome,
+        kept: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
+        let answer = self.client.request(request).await.map_err(Failure::from_client)?;
+        outcome.timings.first_byte_us = Some(micros(began.elapsed()));
+        let (head, body) = answer.into_parts();
+        if let Some(info) = head.extensions.get::<Arc<ConnInfo>>() {
+            outcome.note(info, began);
+        }
+        outcome.status = Some(head.status.as_u16());
+        (outcome.response_headers, outcome.headers_truncated) = capture::headers(&head.headers);
+        outcome.retry_after = capture::retry_after(head.status, &head.headers, Timestamp::now());
+        outcome.error = match head.status.is_success() {
+            true => None,
+            false => Some((ErrorClass::HttpStatus, format!("answered {}", head.status.as_u16()))),
+        };
+        outcome.body_truncated = capture::body(body, kept).await;
+        Ok(())
+    }
+}
+
+impl AttemptOutcome {
+    /// Takes over what is known of the connection that the attempt used.
+    fn note(&mut self, info: &ConnInfo, began: Instant) {
+        self.peer = Some(info.peer);
+        self.timings.reused = !info.made_for(began);
+        if !self.timings.reused {
+            self.timings.dns_us = info.dns_us;
+            self.timings.connect_us = Some(info.connect_us);
+            self.timings.tls_us = info.tls_us;
         }
     }
-}
 
-async fn read(response: Response<Incoming>, outcome: &mut AttemptOutcome, started: Instant) {
-    let (head, body) = response.into_parts();
-    outcome.timings.first_byte_us = Some(micros(started));
-    note_connection(&head.extensions, outcome);
-    (outcome.response_headers, outcome.headers_truncated) = capture::headers(&head.headers);
-    let status = head.status;
-    outcome.status = Some(status.as_u16());
-    if !status.is_success() {
-        outcome.error = Some((ErrorClass::HttpStatus, format!("the receiver answered {}", status.as_u16())));
+    /// The same where no answer brought it along.
+    fn note_connection(&mut self, connection: CaptureConnection, began: Instant) {
+        if self.peer.is_some() {
+            return;
+        }
+        let mut extras = http::Extensions::new();
+        if let Some(connected) = connection.connection_metadata().as_ref() {
+            connected.get_extras(&mut extras);
+        }
+        if let Some(info) = extras.get::<Arc<ConnInfo>>() {
+            self.note(info, began);
+        }
     }
-    if matches!(status.as_u16(), 429 | 503) {
-        outcome.retry_after = capture::retry_after(&head.headers, Timestamp::now());
-    }
-    (outcome.body, outcome.body_truncated) = capture::body(body).await;
-}
 
-fn note_connection(extensions: &http::Extensions, outcome: &mut AttemptOutcome) {
-    let Some(facts) = extensions.get::<Arc<ConnectionFacts>>() else { return };
-    outcome.peer = Some(facts.peer);
-    outcome.timings.reused = facts.take_reused();
-    if !outcome.timings.reused {
-        outcome.timings.dns_us = facts.dns_us;
-        outcome.timings.connect_us = Some(facts.connect_us);
-        outcome.timings.tls_us = facts.tls_us;
+    fn fail(&mut self, failure: Failure) {
+        self.timings.dns_us = self.timings.dns_us.or(failure.dns_us);
+        self.timings.connect_us = self.timings.connect_us.or(failure.connect_us);
+        self.error = Some((failure.class, failure.detail.into_owned()));
+    }
+
+    /// A success that did not end in time is none; a failure keeps its status as its reason.
+    fn time_out(&mut self, limit: Duration) {
+        self.body_truncated = self.status.is_some();
+        if matches!(self.error, Some((ErrorClass::HttpStatus, _))) {
+            return;
+        }
+        let what = match (self.status, self.peer) {
+            (Some(_), _) => "the answer did not end",
+            (None, Some(_)) => "no answer",
+            (None, None) => "no connection",
+        };
+        self.error = Some((ErrorClass::Timeout, format!("{what} within {}", seconds(limit))));
     }
 }

@@ -1,4 +1,7 @@
-//! Making a connection: resolve, check, dial, check the peer, TLS.
+//! Makes connections: resolve, check every address, dial, check the peer, TLS.
+//!
+//! The check stands between resolution and dialling, on the very addresses dialled, so neither a name that
+//! changes its mind nor a literal gets around it.
 
 use std::future::Future;
 use std::io;
@@ -9,189 +12,275 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::failure::ConnectFailure;
+use super::failure::{Failure, seconds};
 use super::resolver::Resolver;
-use super::tls;
+use crate::domain::address::AddressPolicy;
 use crate::domain::attempt::ErrorClass;
 
-const DIAL_BUDGET: Duration = Duration::from_secs(10);
+/// A host with more addresses has all of them checked, but only this many dialled.
+const ADDRESSES_DIALLED: usize = 8;
+/// How long one address may stay silent before the next is tried beside it (RFC 8305).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
-/// What is known of a connection, for the attempts that go over it.
-#[derive(Debug)]
-pub struct ConnectionFacts {
-    pub peer: SocketAddr,
-    pub dns_us: Option<u32>,
-    pub connect_us: u32,
-    pub tls_us: Option<u32>,
-    used: AtomicBool,
-}
-
-impl ConnectionFacts {
-    /// Whether an attempt went over it before this one.
-    pub fn take_reused(&self) -> bool {
-        self.used.swap(true, Ordering::Relaxed)
-    }
-}
-
-/// Makes connections for the HTTP client's pool.
+/// Makes guarded connections for the HTTP client's pool.
 #[derive(Clone)]
-pub struct Connector {
-    resolver: Arc<Resolver>,
+pub(super) struct Connector(Arc<Inner>);
+
+struct Inner {
+    policy: AddressPolicy,
+    resolver: Resolver,
     tls: TlsConnector,
+    budget: Duration,
 }
 
 impl Connector {
-    pub fn new(resolver: Resolver, tls: TlsConnector) -> Self {
-        Self { resolver: Arc::new(resolver), tls }
+    /// `budget` bounds dialling and the TLS handshake together.
+    pub(super) fn new(
+        policy: AddressPolicy,
+        resolver: Resolver,
+        tls: TlsConnector,
+        budget: Duration,
+    ) -> Self {
+        Self(Arc::new(Inner { policy, resolver, tls, budget }))
     }
 
-    async fn connect(self, uri: http::Uri) -> Result<Stream, ConnectFailure> {
-        let host = uri.host().unwrap_or_default();
-        let is_tls = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
-        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-
-        let started = Instant::now();
-        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
-        let (addresses, dns_us) = match literal {
-            Some(address) => {
-                self.resolver.check(address)?;
-                (vec![address], None)
-            }
-            None => (self.resolver.resolve(host).await?, Some(micros(started))),
-        };
-
-        let started = Instant::now();
-        let stream = tokio::time::timeout(DIAL_BUDGET, dial(&addresses, port))
-            .await
-            .map_err(|_| ConnectFailure::new(ErrorClass::Connect, "no connection within 10 s"))??;
-        let connect_us = micros(started);
-        let peer = stream.peer_addr().map_err(|_| refused())?;
-        self.resolver.check(peer.ip())?;
-
-        let started = Instant::now();
-        let (io, tls_us) = if is_tls {
-            let stream = tokio::time::timeout(DIAL_BUDGET, tls::handshake(&self.tls, host, stream))
-                .await
-                .map_err(|_| ConnectFailure::new(ErrorClass::Tls, "no TLS handshake within 10 s"))??;
-            (Io::Tls(TokioIo::new(Box::new(stream))), Some(micros(started)))
-        } else {
-            (Io::Plain(TokioIo::new(stream)), None)
-        };
-        let facts = ConnectionFacts { peer, dns_us, connect_us, tls_us, used: AtomicBool::new(false) };
-        Ok(Stream { io, facts: Arc::new(facts) })
+    /// Whether this address may be connected to.
+    pub(super) fn permits(&self, address: IpAddr) -> bool {
+        self.0.policy.permits(address)
     }
 }
 
-/// Tries the checked addresses in turn.
-async fn dial(addresses: &[IpAddr], port: u16) -> Result<TcpStream, ConnectFailure> {
-    for address in addresses {
-        if let Ok(stream) = TcpStream::connect(SocketAddr::new(*address, port)).await {
-            // Without it small requests wait for acknowledgements; a socket that refuses works all the same.
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(error = %error, "TCP_NODELAY was refused");
-            }
-            return Ok(stream);
-        }
-    }
-    Err(refused())
-}
+impl tower::Service<Uri> for Connector {
+    type Response = TokioIo<Conn>;
+    type Error = Failure;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Failure>> + Send>>;
 
-fn refused() -> ConnectFailure {
-    ConnectFailure::new(ErrorClass::Connect, "the connection was refused or the host is unreachable")
-}
-
-pub fn micros(since: Instant) -> u32 {
-    u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
-}
-
-impl tower::Service<http::Uri> for Connector {
-    type Response = Stream;
-    type Error = ConnectFailure;
-    type Future = Pin<Box<dyn Future<Output = Result<Stream, ConnectFailure>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectFailure>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, uri: http::Uri) -> Self::Future {
-        Box::pin(self.clone().connect(uri))
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move { inner.connect(&uri).await.map(TokioIo::new) })
     }
 }
 
-/// A connection with what is known of it.
-pub struct Stream {
-    io: Io,
-    facts: Arc<ConnectionFacts>,
+impl Inner {
+    async fn connect(&self, uri: &Uri) -> Result<Conn, Failure> {
+        let opened_at = Instant::now();
+        let https = uri.scheme_str() == Some("https");
+        let host = uri.host().unwrap_or_default();
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+
+        let (found, dns_us) = match host.parse::<IpAddr>() {
+            Ok(literal) => (vec![literal], None),
+            Err(_) => (self.resolver.lookup(host).await?, Some(micros(opened_at.elapsed()))),
+        };
+        self.check(host, &found).map_err(|failure| Failure { dns_us, ..failure })?;
+
+        let dialled_at = Instant::now();
+        let deadline = tokio::time::Instant::from_std(dialled_at + self.budget);
+        let stream = match tokio::time::timeout_at(deadline, dial(&in_turn(found, port))).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(Failure { dns_us, ..Failure::from_dial(&error) }),
+            Err(_) => {
+                let detail = format!("no connection within {}", seconds(self.budget));
+                return Err(Failure { dns_us, ..Failure::new(ErrorClass::Connect, detail) });
+            }
+        };
+        let connect_us = micros(dialled_at.elapsed());
+        let with_times = |failure| Failure { dns_us, connect_us: Some(connect_us), ..failure };
+
+        let peer = stream.peer_addr().map_err(|error| with_times(Failure::from_dial(&error)))?;
+        self.check(host, &[peer.ip()]).map_err(with_times)?;
+        stream.set_nodelay(true).map_err(|error| with_times(Failure::from_dial(&error)))?;
+
+        let mut info =
+            ConnInfo { peer, opened_at, dns_us, connect_us, tls_us: None, used: AtomicBool::new(false) };
+        if !https {
+            return Ok(Conn { stream: Stream::Plain(stream), info: Arc::new(info) });
+        }
+        let secured_at = Instant::now();
+        let handshake = self.handshake(host, stream);
+        let stream = match tokio::time::timeout_at(deadline, handshake).await {
+            Ok(done) => done.map_err(with_times)?,
+            Err(_) => {
+                let detail = format!("no TLS handshake within {}", seconds(self.budget));
+                return Err(with_times(Failure::new(ErrorClass::Tls, detail)));
+            }
+        };
+        info.tls_us = Some(micros(secured_at.elapsed()));
+        Ok(Conn { stream: Stream::Tls(Box::new(stream)), info: Arc::new(info) })
+    }
+
+    /// One address that is not allowed refuses them all: a mixed answer is somebody's trick.
+    fn check(&self, host: &str, addresses: &[IpAddr]) -> Result<(), Failure> {
+        match addresses.iter().find(|address| !self.policy.permits(**address)) {
+            None => Ok(()),
+            Some(address) => {
+                // For the operator only: told to the customer, this would map our network.
+                tracing::info!(host, %address, "refused to connect: address not allowed");
+                Err(Failure::blocked())
+            }
+        }
+    }
+
+    /// SNI and verification go by the host's name, though a checked address was dialled.
+    async fn handshake(&self, host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| Failure::new(ErrorClass::Tls, "host name cannot be used with TLS"))?;
+        self.tls.connect(name, stream).await.map_err(|error| {
+            let described = error.get_ref().and_then(|inner| inner.downcast_ref()).map(super::tls::describe);
+            let detail = described.unwrap_or_else(|| "connection closed during the TLS handshake".into());
+            Failure::new(ErrorClass::Tls, detail)
+        })
+    }
 }
 
-enum Io {
-    Plain(TokioIo<TcpStream>),
-    Tls(TokioIo<Box<TlsStream<TcpStream>>>),
+/// The addresses to dial: families in turn, IPv4 first, each address once, not too many.
+fn in_turn(found: Vec<IpAddr>, port: u16) -> Vec<SocketAddr> {
+    let (v4, v6): (Vec<_>, Vec<_>) = found.into_iter().partition(IpAddr::is_ipv4);
+    let (mut v4, mut v6) = (v4.into_iter(), v6.into_iter());
+    let mut ordered: Vec<SocketAddr> = Vec::new();
+    loop {
+        let round = [v4.next(), v6.next()];
+        if round == [None, None] || ordered.len() >= ADDRESSES_DIALLED {
+            ordered.truncate(ADDRESSES_DIALLED);
+            return ordered;
+        }
+        for address in round.into_iter().flatten().map(|address| SocketAddr::new(address, port)) {
+            if !ordered.contains(&address) {
+                ordered.push(address);
+            }
+        }
+    }
 }
 
-impl Connection for Stream {
+/// The first connection that one of the addresses accepts. The next address is tried when one before it has
+/// failed, or all have been silent for a while.
+async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut waiting = addresses.iter();
+    let mut dialling = FuturesUnordered::new();
+    let mut last_error = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    loop {
+        if let Some(address) = waiting.next() {
+            dialling.push(TcpStream::connect(address));
+        }
+        let ended = if waiting.len() == 0 {
+            dialling.next().await
+        } else {
+            match tokio::time::timeout(NEXT_ADDRESS_AFTER, dialling.next()).await {
+                Ok(ended) => ended,
+                Err(_) => continue,
+            }
+        };
+        match ended {
+            Some(Ok(stream)) => return Ok(stream),
+            Some(Err(error)) => last_error = error,
+            None => return Err(last_error),
+        }
+    }
+}
+
+/// What is known of a connection; shared by all attempts that use it.
+pub(super) struct ConnInfo {
+    pub(super) peer: SocketAddr,
+    pub(super) dns_us: Option<u32>,
+    pub(super) connect_us: u32,
+    pub(super) tls_us: Option<u32>,
+    opened_at: Instant,
+    used: AtomicBool,
+}
+
+impl ConnInfo {
+    /// Whether the connection was made for an attempt that began then. The pool finishes connections in the
+    /// background when another becomes free first; whoever finds such a one later has waited for nothing.
+    pub(super) fn made_for(&self, attempt_began: Instant) -> bool {
+        let first = !self.used.swap(true, Ordering::Relaxed);
+        first && self.opened_at >= attempt_began
+    }
+}
+
+/// A connection to a receiver.
+pub(super) struct Conn {
+    stream: Stream,
+    info: Arc<ConnInfo>,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Connection for Conn {
     fn connected(&self) -> Connected {
-        Connected::new().extra(self.facts.clone())
+        Connected::new().extra(Arc::clone(&self.info))
     }
 }
 
-impl Read for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Plain(io) => Pin::new(io).poll_read(context, buffer),
-            Io::Tls(io) => Pin::new(io).poll_read(context, buffer),
+impl AsyncRead for Conn {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
 
-impl Write for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.io {
-            Io::Plain(io) => Pin::new(io).poll_write(context, bytes),
-            Io::Tls(io) => Pin::new(io).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Plain(io) => Pin::new(io).poll_flush(context),
-            Io::Tls(io) => Pin::new(io).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Plain(io) => Pin::new(io).poll_shutdown(context),
-            Io::Tls(io) => Pin::new(io).poll_shutdown(context),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.io {
-            Io::Plain(io) => io.is_write_vectored(),
-            Io::Tls(io) => io.is_write_vectored(),
+impl AsyncWrite for Conn {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.io {
-            Io::Plain(io) => Pin::new(io).poll_write_vectored(context, buffers),
-            Io::Tls(io) => Pin::new(io).poll_write_vectored(context, buffers),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Microseconds, at most what the store keeps.
+pub(super) fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }

@@ -1,53 +1,92 @@
-//! Why no usable connection was made, and how errors of the HTTP client are classed.
+//! Names what went wrong: from the client's chain of errors to an error class and a sentence.
+//!
+//! The sentences are read by customers. They never hold an address, and never text that a receiver chose.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
+use std::io;
+use std::time::Duration;
 
 use crate::domain::attempt::ErrorClass;
 
-/// A failure before the request could be sent. Its text may be read by customers, so it names no address.
-#[derive(Clone, Debug)]
-pub struct ConnectFailure {
-    pub class: ErrorClass,
-    pub detail: String,
+/// Why an attempt, or the making of a connection, failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) class: ErrorClass,
+    pub(super) detail: Cow<'static, str>,
+    /// How long the name took to resolve, where it failed after that.
+    pub(super) dns_us: Option<u32>,
+    /// How long the connection took, where it failed after that.
+    pub(super) connect_us: Option<u32>,
 }
 
-impl ConnectFailure {
-    pub fn new(class: ErrorClass, detail: impl Into<String>) -> Self {
-        Self { class, detail: detail.into() }
+impl Failure {
+    pub(super) fn new(class: ErrorClass, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { class, detail: detail.into(), dns_us: None, connect_us: None }
+    }
+
+    /// The one thing said about an address that may not be dialled, whatever it is.
+    pub(super) fn blocked() -> Self {
+        Self::new(ErrorClass::BlockedAddress, "target address not allowed")
+    }
+
+    /// Finds the cause in what the HTTP client reports.
+    pub(super) fn from_client(error: hyper_util::client::legacy::Error) -> Self {
+        let mut hyper_says = None;
+        let mut next: Option<&(dyn Error + 'static)> = Some(&error);
+        while let Some(cause) = next {
+            if let Some(failure) = cause.downcast_ref::<Self>() {
+                return Self { detail: failure.detail.clone(), ..*failure };
+            }
+            if let Some(cause) = cause.downcast_ref::<io::Error>() {
+                return Self::from_io(cause);
+            }
+            if let Some(cause) = cause.downcast_ref::<hyper::Error>() {
+                hyper_says = Some(Self::from_hyper(cause));
+            }
+            next = cause.source();
+        }
+        hyper_says.unwrap_or_else(|| Self::new(ErrorClass::Reset, "the connection was lost"))
+    }
+
+    /// For errors on an open connection.
+    fn from_io(error: &io::Error) -> Self {
+        if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return Self::new(ErrorClass::Tls, super::tls::describe(error));
+        }
+        Self::new(ErrorClass::Reset, "the connection was reset")
+    }
+
+    fn from_hyper(error: &hyper::Error) -> Self {
+        if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+            return Self::new(ErrorClass::Reset, "the connection was closed before the answer");
+        }
+        Self::new(ErrorClass::Protocol, "the answer is not HTTP/1.1, or its head is too large")
+    }
+
+    /// For errors before there is a connection.
+    pub(super) fn from_dial(error: &io::Error) -> Self {
+        let detail = match error.kind() {
+            io::ErrorKind::ConnectionRefused => "connection refused",
+            io::ErrorKind::HostUnreachable => "host unreachable",
+            io::ErrorKind::NetworkUnreachable => "network unreachable",
+            io::ErrorKind::TimedOut => "no answer to the connection request",
+            _ => "connection failed",
+        };
+        Self::new(ErrorClass::Connect, detail)
     }
 }
 
-impl fmt::Display for ConnectFailure {
+impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)
     }
 }
 
-impl Error for ConnectFailure {}
+impl Error for Failure {}
 
-/// Classes an error of the client by what stands in its chain of causes.
-pub fn classify(error: &(dyn Error + 'static)) -> (ErrorClass, String) {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(failure) = error.downcast_ref::<ConnectFailure>() {
-            return (failure.class, failure.detail.clone());
-        }
-        if let Some(error) = error.downcast_ref::<hyper::Error>() {
-            if error.is_parse_too_large() {
-                return (ErrorClass::Protocol, "the answer's head is too large".to_owned());
-            }
-            if error.is_parse() {
-                return (ErrorClass::Protocol, "the answer is not HTTP".to_owned());
-            }
-            if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-                return (ErrorClass::Reset, "the connection ended before the answer did".to_owned());
-            }
-        }
-        if error.downcast_ref::<std::io::Error>().is_some() {
-            return (ErrorClass::Reset, "the connection broke".to_owned());
-        }
-        cause = error.source();
-    }
-    (ErrorClass::Protocol, "the exchange failed".to_owned())
+/// A duration as people write it: `15 s`, `0.2 s`.
+pub(super) fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs_f32())
 }

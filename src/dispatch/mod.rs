@@ -1,9 +1,9 @@
-//! One HTTP request, guarded: the only way out of Hawser.
+//! One HTTP attempt: the guarded client that makes every outbound request.
 //!
-//! Every attempt resolves (or reuses a checked connection), checks each address before it is dialled and the
-//! peer after, verifies TLS, sends exactly one request, and reads a bounded answer within one time limit. It
-//! follows no redirect, uses no proxy of the environment, keeps no cookie and decompresses nothing. What it
-//! came to is always an [`AttemptOutcome`](crate::domain::attempt::AttemptOutcome), never an error beside it.
+//! [`Dispatcher::send`] puts exactly one request on the wire and always ends in an
+//! [`AttemptOutcome`](crate::domain::attempt::AttemptOutcome). The path of a request: `client` bounds it in
+//! time; `connector` resolves, checks every address, dials and speaks TLS, or the pool gives a connection
+//! that was checked before; `capture` keeps a bounded piece of the answer; `failure` names what went wrong.
 
 mod capture;
 mod client;

@@ -1,33 +1,38 @@
-//! Names to addresses, with every address checked.
+//! Names to addresses, within a time of its own: by the system's name servers, or by given ones.
+//!
+//! Resolving is not trusting: every address it finds is checked by the connector.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{NameServerConfig, ResolverConfig};
+use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::Name;
 
-use super::failure::ConnectFailure;
-use crate::domain::address::AddressPolicy;
+use super::failure::{Failure, seconds};
 use crate::domain::attempt::ErrorClass;
 
-const BUDGET: Duration = Duration::from_secs(5);
-/// More answers are not looked at when dialling; all are checked.
-const ADDRESSES_USED: usize = 8;
+/// A changed record is seen within this time, whatever its TTL.
+const POSITIVE_TTL_MAX: Duration = Duration::from_secs(300);
+/// A record made after someone asked for it is seen within this time.
+const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(30);
+/// Answers kept in memory.
+const CACHE_SIZE: u64 = 4096;
 
-/// Resolves and checks.
-pub struct Resolver {
-    dns: TokioResolver,
-    policy: AddressPolicy,
+pub(super) struct Resolver {
+    inner: TokioResolver,
+    budget: Duration,
 }
 
 impl Resolver {
-    /// `nameservers` instead of the system's, where there are any.
-    pub fn new(nameservers: &[std::net::SocketAddr], policy: AddressPolicy) -> Result<Self, String> {
-        let builder = if nameservers.is_empty() {
-            TokioResolver::builder_tokio().map_err(|error| format!("the system's resolver settings: {error}"))?
+    /// Without name servers, those of the system are used, and its hosts file.
+    pub(super) fn new(name_servers: &[SocketAddr], budget: Duration) -> Result<Self, NetError> {
+        let mut builder = if name_servers.is_empty() {
+            system_builder()
         } else {
-            let servers = nameservers.iter().map(|server| {
+            let servers = name_servers.iter().map(|server| {
                 let mut config = NameServerConfig::udp_and_tcp(server.ip());
                 for connection in &mut config.connections {
                     connection.port = server.port();
@@ -37,35 +42,59 @@ impl Resolver {
             let config = ResolverConfig::from_name_servers(servers.collect());
             TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         };
-        let dns = builder.build().map_err(|error| format!("the resolver: {error}"))?;
-        Ok(Self { dns, policy })
+        let options = builder.options_mut();
+        // Both families are asked, for one bad answer must refuse the attempt. Where one of them stays
+        // without an answer, its two tries end before the budget does, so that the other can be used.
+        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        options.timeout = budget * 2 / 5;
+        options.attempts = 1;
+        options.cache_size = CACHE_SIZE;
+        options.positive_max_ttl = Some(POSITIVE_TTL_MAX);
+        options.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
+        Ok(Self { inner: builder.build()?, budget })
     }
 
-    /// The addresses of a name that may be dialled. One bad answer refuses them all: a name that points both
-    /// outside and inside is an attack or a mistake.
-    pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ConnectFailure> {
-        let unresolved = || ConnectFailure::new(ErrorClass::Dns, "the host's name did not resolve");
-        // Fully qualified, so that no search domain is tried.
-        let name = format!("{name}.");
-        let answer = tokio::time::timeout(BUDGET, self.dns.lookup_ip(name))
-            .await
-            .map_err(|_| unresolved())?
-            .map_err(|_| unresolved())?;
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        for address in answer.iter() {
-            self.check(address)?;
-            if addresses.len() < ADDRESSES_USED {
-                addresses.push(address);
+    /// All addresses of a host, IPv4 first; never none.
+    pub(super) async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, Failure> {
+        let mut name = Name::from_ascii(host).map_err(|error| failure(host, &error.into()))?;
+        // Absolute, or the system's search domains would be tried.
+        name.set_fqdn(true);
+        let found = match tokio::time::timeout(self.budget, self.inner.lookup_ip(name)).await {
+            Ok(Ok(found)) => found.iter().collect::<Vec<_>>(),
+            Ok(Err(error)) => return Err(failure(host, &error)),
+            Err(_) => {
+                let detail = format!("no answer from DNS within {}", seconds(self.budget));
+                return Err(Failure::new(ErrorClass::Dns, detail));
             }
+        };
+        if found.is_empty() {
+            return Err(Failure::new(ErrorClass::Dns, "host name has no address"));
         }
-        if addresses.is_empty() { Err(unresolved()) } else { Ok(addresses) }
+        Ok(found)
     }
+}
 
-    /// Refuses an address that must not be dialled.
-    pub fn check(&self, address: IpAddr) -> Result<(), ConnectFailure> {
-        if self.policy.permits(address) {
-            return Ok(());
+/// Where the system has no resolver configuration, do as the C library does and ask this machine.
+fn system_builder() -> hickory_resolver::ResolverBuilder<TokioRuntimeProvider> {
+    TokioResolver::builder_tokio().unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot read the system's DNS configuration; asking 127.0.0.1");
+        let local = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
+        let config = ResolverConfig::from_name_servers(vec![local]);
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    })
+}
+
+fn failure(host: &str, error: &NetError) -> Failure {
+    let detail = if error.is_nx_domain() {
+        "host name does not exist"
+    } else if error.is_no_records_found() {
+        "host name has no address"
+    } else {
+        tracing::debug!(host, %error, "name resolution failed");
+        match error {
+            NetError::Timeout => "no answer from DNS",
+            _ => "DNS failed",
         }
-        Err(ConnectFailure::new(ErrorClass::BlockedAddress, "the target's address is not allowed"))
-    }
+    };
+    Failure::new(ErrorClass::Dns, detail)
 }

@@ -16,7 +16,10 @@ pub struct Cidr {
 
 /// Why a text is not a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be an address or a block such as 10.0.0.0/8 or fd00::/8, without bits behind its prefix")]
+#[error(
+    "must be an address or a block such as 10.0.0.0/8 or fd00::/8, without bits behind its prefix, and not \
+     an IPv4 address inside IPv6"
+)]
 pub struct InvalidCidr;
 
 impl Cidr {
@@ -28,6 +31,12 @@ impl Cidr {
         Self { network: IpAddr::V6(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0)), prefix }
     }
 
+    const fn host_v6(s: [u16; 8]) -> Self {
+        let address = Ipv6Addr::new(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]);
+        Self { network: IpAddr::V6(address), prefix: 128 }
+    }
+
+    /// Whether the address lies in the block. An address of the other family never does.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.network, address) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {
@@ -57,18 +66,23 @@ impl FromStr for Cidr {
     fn from_str(text: &str) -> Result<Self, InvalidCidr> {
         let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
         let network: IpAddr = address.parse().map_err(|_| InvalidCidr)?;
-        let longest = if network.is_ipv4() { 32 } else { 128 };
+        // Addresses are judged in canonical form, so a mapped block would match nothing, silently.
+        if network != network.to_canonical() {
+            return Err(InvalidCidr);
+        }
+        let (longest, trailing_zeros) = match network {
+            IpAddr::V4(v4) => (32, v4.to_bits().trailing_zeros()),
+            IpAddr::V6(v6) => (128, v6.to_bits().trailing_zeros()),
+        };
         let prefix = match prefix {
             None => longest,
-            Some(prefix) => prefix.parse().map_err(|_| InvalidCidr)?,
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                digits.parse().map_err(|_| InvalidCidr)?
+            }
+            Some(_) => return Err(InvalidCidr),
         };
-        let bits = match network {
-            IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,
-            IpAddr::V6(v6) => v6.to_bits(),
-        };
-        let behind = u128::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-        let behind = if longest == 32 { behind >> 96 << 96 } else { behind };
-        if prefix > longest || bits & behind != 0 {
+        let behind = u32::from(longest).checked_sub(u32::from(prefix)).ok_or(InvalidCidr)?;
+        if trailing_zeros < behind {
             return Err(InvalidCidr);
         }
         Ok(Self { network, prefix })
@@ -84,6 +98,7 @@ impl std::fmt::Display for Cidr {
 const PUBLIC_V6: Cidr = Cidr::v6(0x2000, 0, 0, 3);
 
 /// Inside public space, or all of IPv4, and yet not public unicast.
+#[rustfmt::skip]
 const SPECIAL: [Cidr; 24] = [
     Cidr::v4(0, 0, 0, 0, 8),          // this network (RFC 791)
     Cidr::v4(10, 0, 0, 0, 8),         // private (RFC 1918)
@@ -111,23 +126,26 @@ const SPECIAL: [Cidr; 24] = [
     Cidr::v4(168, 63, 129, 16, 32),   // Azure's WireServer, in public space
 ];
 
-/// Where clouds hand out credentials: needs an entry of its own to be allowed.
-const METADATA: [IpAddr; 9] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
-    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
-    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+/// Where clouds hand out credentials: an allow list must name each address by itself. All of link-local is
+/// here, because every cloud puts its service somewhere else in it and no webhook lives there.
+#[rustfmt::skip]
+const METADATA: [Cidr; 8] = [
+    Cidr::v4(169, 254, 0, 0, 16),                         // AWS, GCP, Azure, OCI, DigitalOcean; ECS and EKS credentials
+    Cidr::v4(168, 63, 129, 16, 32),                       // Azure's WireServer
+    Cidr::v4(100, 100, 100, 200, 32),                     // Alibaba
+    Cidr::v4(192, 0, 0, 192, 32),                         // OCI's alias
+    Cidr::v6(0xfe80, 0, 0, 10),                           // OpenStack
+    Cidr::host_v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]), // AWS
+    Cidr::host_v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23]),  // EKS
+    Cidr::host_v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]),  // GCP
 ];
 
 /// Decides about addresses. Default deny; the lists sit on top, and block wins.
 #[derive(Clone, Debug, Default)]
 pub struct AddressPolicy {
+    /// Allowed though the default denies them.
     pub allow: Vec<Cidr>,
+    /// Denied though the default, or `allow`, allows them.
     pub block: Vec<Cidr>,
 }
 
@@ -138,7 +156,7 @@ impl AddressPolicy {
         if self.block.iter().any(|block| block.contains(address)) {
             return false;
         }
-        let metadata = METADATA.contains(&address);
+        let metadata = METADATA.iter().any(|block| block.contains(address));
         if self.allow.iter().any(|block| block.contains(address) && (block.is_exact() || !metadata)) {
             return true;
         }
@@ -162,7 +180,50 @@ mod tests {
         AddressPolicy::default().permits(text.parse().expect(text))
     }
 
+    fn cidr(text: &str) -> Cidr {
+        text.parse().expect(text)
+    }
+
+    #[rustfmt::skip]
+    const METADATA_EXAMPLES: [&str; 10] = [
+        "169.254.169.254", "169.254.170.2", "169.254.170.23", "168.63.129.16", "100.100.100.200", "192.0.0.192",
+        "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fe80::a9fe:a9fe",
+    ];
+
+    /// Walks every block of the table: its first and last address are refused, and the addresses on either
+    /// side get the verdict of whatever they lie in.
     #[test]
+    fn each_block_ends_where_it_should() {
+        for block in SPECIAL {
+            let (first, last) = match block.network {
+                IpAddr::V4(v4) => {
+                    let size = 1u64 << (32 - block.prefix);
+                    (u128::from(v4.to_bits()), u128::from(v4.to_bits()) + u128::from(size) - 1)
+                }
+                IpAddr::V6(v6) => (v6.to_bits(), v6.to_bits() | (u128::MAX >> block.prefix)),
+            };
+            let address = |bits: u128| -> Option<IpAddr> {
+                match block.network {
+                    IpAddr::V4(_) => u32::try_from(bits).ok().map(|bits| Ipv4Addr::from_bits(bits).into()),
+                    IpAddr::V6(_) => Some(Ipv6Addr::from_bits(bits).into()),
+                }
+            };
+            let policy = AddressPolicy::default();
+            for inside in [first, last] {
+                assert!(!policy.permits(address(inside).expect("inside")), "{block}");
+            }
+            for outside in [first.checked_sub(1), last.checked_add(1)].into_iter().flatten() {
+                let Some(outside) = address(outside) else { continue };
+                assert!(!block.contains(outside), "{block}");
+                let elsewhere = SPECIAL.iter().any(|other| other.contains(outside))
+                    || (outside.is_ipv6() && !PUBLIC_V6.contains(outside));
+                assert_eq!(policy.permits(outside), !elsewhere, "{outside} beside {block}");
+            }
+        }
+    }
+
+    #[test]
+    #[rustfmt::skip]
     fn special_addresses_are_refused() {
         for text in [
             "0.0.0.0", "0.1.2.3", "10.1.2.3", "100.64.0.1", "100.100.100.200", "127.0.0.1", "127.255.255.255",
@@ -179,6 +240,7 @@ mod tests {
     }
 
     #[test]
+    #[rustfmt::skip]
     fn neighbours_of_special_blocks_are_public() {
         for text in [
             "1.0.0.0", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255", "128.0.0.0",
@@ -195,8 +257,8 @@ mod tests {
     #[test]
     fn lists_sit_on_top_and_block_wins() {
         let policy = AddressPolicy {
-            allow: vec!["10.0.0.0/8".parse().expect("cidr"), "169.254.0.0/16".parse().expect("cidr")],
-            block: vec!["10.9.0.0/16".parse().expect("cidr"), "8.8.8.8".parse().expect("cidr")],
+            allow: vec![cidr("10.0.0.0/8"), cidr("169.254.0.0/16")],
+            block: vec![cidr("10.9.0.0/16"), cidr("8.8.8.8")],
         };
         let permits = |text: &str| policy.permits(text.parse().expect("address"));
         assert!(permits("10.1.2.3"));
@@ -205,19 +267,31 @@ mod tests {
         assert!(!permits("8.8.8.8"));
         assert!(!permits("127.0.0.1"));
         // Metadata needs an entry of its own.
-        assert!(permits("169.254.1.1"));
         assert!(!permits("169.254.169.254"));
-        let own = AddressPolicy { allow: vec!["169.254.169.254".parse().expect("cidr")], block: Vec::new() };
-        assert!(own.permits("169.254.169.254".parse().expect("address")));
+        assert!(!permits("169.254.1.1"));
+        let all = AddressPolicy { allow: vec![cidr("0.0.0.0/0"), cidr("::/0")], block: Vec::new() };
+        for text in METADATA_EXAMPLES {
+            let address: IpAddr = text.parse().expect(text);
+            assert!(!all.permits(address), "{text} by a wide entry");
+            let own = AddressPolicy { allow: vec![cidr(text)], block: Vec::new() };
+            assert!(own.permits(address), "{text} by its own entry");
+            let blocked = AddressPolicy { allow: vec![cidr(text)], block: vec![cidr(text)] };
+            assert!(!blocked.permits(address), "{text} though blocked");
+        }
+        assert!(all.permits("127.0.0.1".parse().expect("address")));
     }
 
     #[test]
+    #[rustfmt::skip]
     fn blocks_are_read_strictly() {
-        for text in ["", "10.0.0.0/33", "10.0.0.1/8", "::1/129", "fd00::1/8", "10.0.0/8", "10.0.0.0/-1", "10.0.0.0/"] {
+        for text in [
+            "", "10.0.0.0/33", "10.0.0.1/8", "::1/129", "fd00::1/8", "10.0.0/8", "10.0.0.0/-1", "10.0.0.0/",
+            "10.0.0.0/+8", "10.0.0.0/8/8", "::ffff:10.0.0.0/104", "::ffff:10.0.0.1", "010.0.0.0/8", "300.0.0.0/8",
+        ] {
             assert!(text.parse::<Cidr>().is_err(), "{text:?}");
         }
         for text in ["0.0.0.0/0", "::/0", "10.0.0.1", "10.0.0.0/8", "fd00::/8", "::1"] {
-            assert!(text.parse::<Cidr>().is_ok(), "{text:?}");
+            assert!(cidr(text).to_string().starts_with(text), "{text:?}");
         }
     }
 

@@ -35,6 +35,7 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
+    /// Every class, in the order of their numbers.
     pub const ALL: [Self; 11] = [
         Self::Dns,
         Self::BlockedAddress,
@@ -49,14 +50,17 @@ impl ErrorClass {
         Self::Cancelled,
     ];
 
+    /// The number it is stored under.
     pub const fn code(self) -> i16 {
         self as i16
     }
 
+    /// The class of a stored number; None for one that this version does not know.
     pub fn from_code(code: i16) -> Option<Self> {
         Self::ALL.into_iter().find(|class| class.code() == code)
     }
 
+    /// Its name, as the API shows it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Dns => "DNS",
@@ -127,5 +131,26 @@ impl AttemptOutcome {
             timings: Timings::default(),
             retry_after: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[rustfmt::skip]
+    fn class_numbers_are_stable() {
+        let names = ErrorClass::ALL.map(|class| (class.code(), class.as_str()));
+        let stored = [
+            (1, "DNS"), (2, "BLOCKED_ADDRESS"), (3, "CONNECT"), (4, "TLS"), (5, "TIMEOUT"), (6, "RESET"),
+            (7, "PROTOCOL"), (8, "HTTP_STATUS"), (9, "AUTH"), (10, "CERTIFICATE"), (11, "CANCELLED"),
+        ];
+        assert_eq!(names, stored);
+        for class in ErrorClass::ALL {
+            assert_eq!(ErrorClass::from_code(class.code()), Some(class));
+        }
+        assert_eq!(ErrorClass::from_code(0), None);
+        assert_eq!(ErrorClass::from_code(12), None);
     }
 }
