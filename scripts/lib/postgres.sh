@@ -6,6 +6,7 @@
 postgres_url=
 
 # postgres_start [NAME=VALUE…]: starts the cluster with extra settings and leaves its address in $postgres_url.
+# shellcheck disable=SC2120 # settings are optional
 postgres_start() {
   [ -z "$postgres_url" ] || return 0
   local bin as=() dir data password port
