@@ -30,21 +30,19 @@ install_packages() {
   say "installing ${missing_packages[*]}"
   (
     flock 8
+    apt_log=$(mktemp)
+    trap 'rm -f "$apt_log"' EXIT
     "${as[@]}" apt-get update --quiet=2
-    # Only the programs are wanted: a server on the usual port would be a surprise.
-    if [[ " ${missing_packages[*]} " == *" postgresql "* ]] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
-      apt_install postgresql-common
-      printf 'create_main_cluster = false\n' |
-        "${as[@]}" tee /etc/postgresql-common/createcluster.d/hawser.conf >/dev/null
-    fi
-    apt_install "${missing_packages[@]}"
+    # Of PostgreSQL only the programs are wanted: a server on the usual port would be a surprise.
+    no_cluster=/etc/postgresql-common/createcluster.d/hawser.conf
+    "${as[@]}" install -d "$(dirname "$no_cluster")"
+    printf 'create_main_cluster = false\n' | "${as[@]}" tee "$no_cluster" >/dev/null
+    "${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends \
+      -o DPkg::Lock::Timeout=600 -o Dpkg::Options::=--force-confold "${missing_packages[@]}" >"$apt_log" 2>&1 ||
+      { cat "$apt_log" >&2; die "apt-get install failed (its output is above)"; }
+    "${as[@]}" rm "$no_cluster"
   ) 8>"${TMPDIR:-/tmp}/hawser-apt-$(id -u).lock"
   missing_packages=()
-}
-
-apt_install() {
-  "${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends \
-    -o DPkg::Lock::Timeout=600 -o Dpkg::Options::=--force-confold "$@" >&2
 }
 
 # --- Pinned downloads --------------------------------------------------------------------------------------------
