@@ -64,8 +64,12 @@ impl MigrationTrait for Migration {
             .col(ColumnDef::new("created_at").big_integer().not_null())
             .to_owned();
         manager.create_table(audit).await?;
-        let by_project =
-            Index::create().name("audit_events_project").table("audit_events").col("project_id").col("id").to_owned();
+        let by_project = Index::create()
+            .name("audit_events_project")
+            .table("audit_events")
+            .col("project_id")
+            .col("id")
+            .to_owned();
         manager.create_index(by_project).await
     }
 }

@@ -35,7 +35,12 @@ impl MigrationTrait for Migration {
             .to_owned();
         manager.create_table(endpoints).await?;
         for index in [
-            Index::create().name("endpoints_project").table("endpoints").col("project_id").col("id").to_owned(),
+            Index::create()
+                .name("endpoints_project")
+                .table("endpoints")
+                .col("project_id")
+                .col("id")
+                .to_owned(),
             Index::create()
                 .name("endpoints_owner")
                 .table("endpoints")
@@ -44,7 +49,13 @@ impl MigrationTrait for Migration {
                 .col("id")
                 .to_owned(),
             // Nulls do not collide, so endpoints without a uid are free.
-            Index::create().name("endpoints_uid").table("endpoints").col("project_id").col("uid").unique().to_owned(),
+            Index::create()
+                .name("endpoints_uid")
+                .table("endpoints")
+                .col("project_id")
+                .col("uid")
+                .unique()
+                .to_owned(),
         ] {
             manager.create_index(index).await?;
         }
@@ -73,7 +84,8 @@ impl MigrationTrait for Migration {
         let by_endpoint =
             Index::create().name("secrets_endpoint").table("secrets").col("endpoint_id").col("id").to_owned();
         manager.create_index(by_endpoint).await?;
-        let by_project = Index::create().name("secrets_project").table("secrets").col("project_id").to_owned();
+        let by_project =
+            Index::create().name("secrets_project").table("secrets").col("project_id").to_owned();
         manager.create_index(by_project).await?;
 
         let subscriptions = Table::create()
@@ -89,7 +101,12 @@ impl MigrationTrait for Migration {
             .to_owned();
         manager.create_table(subscriptions).await?;
         for index in [
-            Index::create().name("subscriptions_project").table("subscriptions").col("project_id").col("id").to_owned(),
+            Index::create()
+                .name("subscriptions_project")
+                .table("subscriptions")
+                .col("project_id")
+                .col("id")
+                .to_owned(),
             Index::create()
                 .name("subscriptions_endpoint")
                 .table("subscriptions")

@@ -44,7 +44,8 @@ async fn events(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     by_id(manager, &mut table, false);
     manager.create_table(table).await?;
     default_partition(manager, "events", "").await?;
-    let by_project = Index::create().name("events_project").table("events").col("project_id").col("id").to_owned();
+    let by_project =
+        Index::create().name("events_project").table("events").col("project_id").col("id").to_owned();
     manager.create_index(by_project).await
 }
 
@@ -69,7 +70,12 @@ async fn deliveries(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     default_partition(manager, "deliveries", "WITH (fillfactor = 80)").await?;
     for index in [
         Index::create().name("deliveries_project").table("deliveries").col("project_id").col("id").to_owned(),
-        Index::create().name("deliveries_endpoint").table("deliveries").col("endpoint_id").col("id").to_owned(),
+        Index::create()
+            .name("deliveries_endpoint")
+            .table("deliveries")
+            .col("endpoint_id")
+            .col("id")
+            .to_owned(),
         Index::create().name("deliveries_event").table("deliveries").col("event_id").col("id").to_owned(),
     ] {
         manager.create_index(index).await?;
@@ -172,7 +178,10 @@ async fn idempotency_keys(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .primary_key(Index::create().name("idempotency_keys_pkey").col("project_id").col("key"))
         .to_owned();
     manager.create_table(table).await?;
-    let by_expiry =
-        Index::create().name("idempotency_keys_expiry").table("idempotency_keys").col("expires_at").to_owned();
+    let by_expiry = Index::create()
+        .name("idempotency_keys_expiry")
+        .table("idempotency_keys")
+        .col("expires_at")
+        .to_owned();
     manager.create_index(by_expiry).await
 }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 pub use keys::{KeyFile, read_master_keys, read_operator_key, write_operator_key};
 pub use options::{LogFormat, Options};
@@ -74,7 +76,7 @@ impl Config {
                 block: cidrs("block-net", &options.block_net)?,
             },
         };
-        let ca_pem = options.ca_file.as_deref().map(read_text).transpose().context("ca-file")?;
+        let extra_roots = options.ca_file.as_deref().map(read_roots).transpose().context("ca-file")?;
         let defaults = LaneLimits::default();
         let slots = options.slots.unwrap_or(defaults.slots);
         if !(1..=65_536).contains(&slots) {
@@ -102,8 +104,9 @@ impl Config {
             engine: EngineSettings { lanes, rules: rules.clone(), node: options.node_name() },
             dispatch: DispatchSettings {
                 addresses: rules.addresses.clone(),
-                nameservers: options.nameserver.clone(),
-                ca_pem,
+                name_servers: options.nameserver.clone(),
+                extra_roots: extra_roots.unwrap_or_default(),
+                ..DispatchSettings::default()
             },
             rules,
             operator_key: options.operator_key.clone().map(|key| OperatorKey(zeroize::Zeroizing::new(key))),
@@ -160,8 +163,13 @@ fn cidrs(name: &str, texts: &[String]) -> anyhow::Result<Vec<Cidr>> {
     texts.iter().map(|text| text.parse().with_context(|| format!("{name}: {text:?}"))).collect()
 }
 
-fn read_text(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+fn read_roots(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates = certificates.with_context(|| format!("cannot read {}", path.display()))?;
+    if certificates.is_empty() {
+        bail!("{} holds no certificate", path.display());
+    }
+    Ok(certificates)
 }
 
 #[cfg(test)]

@@ -63,6 +63,7 @@ pub type Channel = InterceptedService<tonic::transport::Channel, Bearer>;
 /// A client of one server with one key. Clones share the connection.
 #[derive(Clone)]
 pub struct Client {
+    transport: tonic::transport::Channel,
     channel: Channel,
 }
 
@@ -101,7 +102,7 @@ impl Client {
     }
 
     /// A client over a channel of your own.
-    pub fn over(channel: tonic::transport::Channel, key: &Key) -> Result<Self, ConnectError> {
+    pub fn over(transport: tonic::transport::Channel, key: &Key) -> Result<Self, ConnectError> {
         let bearer = if key.0.is_empty() {
             None
         } else {
@@ -110,7 +111,13 @@ impl Client {
             value.set_sensitive(true);
             Some(value)
         };
-        Ok(Self { channel: InterceptedService::new(channel, Bearer(bearer)) })
+        let channel = InterceptedService::new(transport.clone(), Bearer(bearer));
+        Ok(Self { transport, channel })
+    }
+
+    /// A client with another key over the same connection.
+    pub fn with_key(&self, key: &Key) -> Result<Self, ConnectError> {
+        Self::over(self.transport.clone(), key)
     }
 
     /// Projects and API keys; needs an operator key.
