@@ -42,7 +42,8 @@ impl App {
     /// Starts everything; the server answers when this returns.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let place = config.store.url.to_string();
-        let store = Store::open(config.store).await.with_context(|| format!("cannot open the store {place}"))?;
+        let store =
+            Store::open(config.store).await.with_context(|| format!("cannot open the store {place}"))?;
         let dispatcher = Dispatcher::new(config.dispatch)?;
         let engine = Engine::start(store.clone(), dispatcher, config.engine).await?;
         let services = Services::new(store.clone(), engine.ingest.clone(), engine.wake.clone(), config.rules);

@@ -4,6 +4,7 @@
 # shellcheck shell=bash
 
 postgres_url=
+postgres_pid=
 
 # postgres_start [NAME=VALUE…]: starts the cluster with extra settings and leaves its address in $postgres_url.
 # shellcheck disable=SC2120 # settings are optional
@@ -53,6 +54,7 @@ postgres_try() {
   for _ in {1..1500}; do
     if [ "$(sed -n 8p "$dir/data/postmaster.pid" 2>/dev/null)" = "ready   " ]; then
       # Before the folder is removed (cleanups run last first), and at once: the data is thrown away.
+      postgres_pid=$pid
       at_exit stop_process "$pid" QUIT 10
       return 0
     fi

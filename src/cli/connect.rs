@@ -30,11 +30,12 @@ pub struct Server {
 impl Server {
     pub async fn connect(&self) -> anyhow::Result<Client> {
         let key = self.key.clone().or_else(|| read_operator_key(&self.data));
-        let key = key.context("no key: give --key, set HAWSER_KEY, or name the server's data folder with --data")?;
+        let key =
+            key.context("no key: give --key, set HAWSER_KEY, or name the server's data folder with --data")?;
         let ca = match &self.ca {
-            Some(path) => {
-                Some(std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?)
-            }
+            Some(path) => Some(
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
+            ),
             None => None,
         };
         Client::connect_with(self.addr.clone(), Key::new(key), ca.as_deref())

@@ -13,7 +13,9 @@ use tonic_health::pb::health_client::HealthClient;
 ///
 /// Exits with 0 if it serves, 3 if it does not (starting or draining), 1 if it cannot be reached.
 #[derive(clap::Args)]
-#[command(after_help = "Example, as a container's health check:\n  hawser health --addr http://127.0.0.1:8610")]
+#[command(
+    after_help = "Example, as a container's health check:\n  hawser health --addr http://127.0.0.1:8610"
+)]
 pub struct Health {
     /// The server's address
     #[arg(long, value_name = "URL", env = "HAWSER_ADDR", default_value = "http://127.0.0.1:8610")]
@@ -34,7 +36,10 @@ impl Health {
         }
         let channel = endpoint.connect().await.with_context(|| format!("cannot reach {}", self.addr))?;
         let request = HealthCheckRequest { service: self.service };
-        let reply = HealthClient::new(channel).check(request).await.map_err(|status| super::connect::explain(&status))?;
+        let reply = HealthClient::new(channel)
+            .check(request)
+            .await
+            .map_err(|status| super::connect::explain(&status))?;
         let status = reply.into_inner().status();
         println!("{}", status.as_str_name());
         Ok(if status == ServingStatus::Serving { ExitCode::SUCCESS } else { ExitCode::from(3) })

@@ -73,7 +73,9 @@ impl Keys {
             (Some(url), Action::Create { project: None, name, .. }) => {
                 println!("{}", create_offline(url, &self.server, name).await?);
             }
-            (Some(_), _) => bail!("with --store only `create` of an operator key works; start the server for the rest"),
+            (Some(_), _) => {
+                bail!("with --store only `create` of an operator key works; start the server for the rest")
+            }
             (None, action) => online(&self.server.connect().await?, action).await?,
         }
         Ok(ExitCode::SUCCESS)
@@ -81,7 +83,8 @@ impl Keys {
 }
 
 async fn create_offline(url: &str, server: &Server, name: &str) -> anyhow::Result<String> {
-    let options = Options { store: Some(url.to_owned()), data: Some(server.data.clone()), ..Options::default() };
+    let options =
+        Options { store: Some(url.to_owned()), data: Some(server.data.clone()), ..Options::default() };
     let (url, vault) = (options.database()?, options.vault()?);
     let store = Store::open(StoreSettings { url, vault, migrate: false, read_connections: 1 }).await?;
     let new = NewKey { project: None, name: name.to_owned(), scopes: Default::default(), expires_at: None };
@@ -101,7 +104,8 @@ async fn online(client: &Client, action: &Action) -> anyhow::Result<()> {
                 ..pb::ApiKey::default()
             };
             let request = pb::CreateApiKeyRequest { api_key: Some(api_key) };
-            let reply = projects.create_api_key(request).await.map_err(|status| explain(&status))?.into_inner();
+            let reply =
+                projects.create_api_key(request).await.map_err(|status| explain(&status))?.into_inner();
             eprintln!("{} (the key is shown once)", reply.api_key.unwrap_or_default().id);
             println!("{}", reply.secret);
         }
@@ -113,10 +117,11 @@ async fn online(client: &Client, action: &Action) -> anyhow::Result<()> {
                 ..pb::ListApiKeysRequest::default()
             };
             loop {
-                let reply = projects.list_api_keys(request.clone()).await.map_err(|status| explain(&status))?;
+                let reply =
+                    projects.list_api_keys(request.clone()).await.map_err(|status| explain(&status))?;
                 let reply = reply.into_inner();
                 for key in reply.api_keys {
-                    let scopes: Vec<&str> = key.scopes().map(|scope| scope_name(scope)).collect();
+                    let scopes: Vec<&str> = key.scopes().map(scope_name).collect();
                     let state = if key.revoke_time.is_some() { "revoked" } else { "valid" };
                     table.add_row([key.id.as_str(), key.name.as_str(), &scopes.join(" "), state]);
                 }

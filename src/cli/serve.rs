@@ -68,6 +68,10 @@ pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
                 _ = interrupt.recv() => {}
             }
             eprintln!("stopped at once; what was in flight is attempted again after the next start");
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "asked for twice; the store is safe at any instant"
+            )]
             std::process::exit(130);
         });
     })

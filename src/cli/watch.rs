@@ -93,7 +93,8 @@ pub fn line(message: &pb::WatchResponse) -> Option<String> {
     let time = message.commit_time.map(clock).unwrap_or_default();
     Some(match message.change.as_ref()? {
         Change::EndpointChange(change) => {
-            let what = change.r#type().as_str_name().trim_start_matches("ENDPOINT_CHANGE_TYPE_").to_lowercase();
+            let what =
+                change.r#type().as_str_name().trim_start_matches("ENDPOINT_CHANGE_TYPE_").to_lowercase();
             let endpoint = change.endpoint.as_ref()?;
             let state = endpoint.status().as_str_name().trim_start_matches("ENDPOINT_STATUS_").to_owned();
             row(&time, "endpoint", &endpoint.id, &state, &format!("{what} {}", endpoint.url))
@@ -113,7 +114,8 @@ pub fn line(message: &pb::WatchResponse) -> Option<String> {
                 None => attempt.error_class().as_str_name().trim_start_matches("ERROR_CLASS_").to_owned(),
             };
             let took = attempt.timings.as_ref().and_then(|timings| timings.total);
-            let took = took.map(|took| took.seconds as f64 * 1e3 + f64::from(took.nanos) / 1e6).unwrap_or_default();
+            let took =
+                took.map(|took| took.seconds as f64 * 1e3 + f64::from(took.nanos) / 1e6).unwrap_or_default();
             let detail = format!("#{} in {took:.1} ms {}", attempt.number, attempt.error_detail);
             row(&time, "attempt", &attempt.delivery_id, &state, &detail)
         }

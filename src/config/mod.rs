@@ -146,12 +146,18 @@ impl Options {
     }
 
     fn tls(&self) -> anyhow::Result<Option<GrpcTls>> {
-        let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let read =
+            |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         match (&self.tls_cert, &self.tls_key) {
             (Some(certificate), Some(key)) => Ok(Some(GrpcTls {
                 certificate_pem: read(certificate).context("tls-cert")?,
                 key_pem: zeroize::Zeroizing::new(read(key).context("tls-key")?),
-                client_ca_pem: self.tls_client_ca.as_deref().map(read).transpose().context("tls-client-ca")?,
+                client_ca_pem: self
+                    .tls_client_ca
+                    .as_deref()
+                    .map(read)
+                    .transpose()
+                    .context("tls-client-ca")?,
             })),
             (None, None) if self.tls_client_ca.is_none() => Ok(None),
             _ => bail!("tls-cert and tls-key go together, and tls-client-ca needs both"),
@@ -195,7 +201,8 @@ mod tests {
     fn flags_win_over_the_file_and_unknown_keys_are_named() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("hawser.toml");
-        std::fs::write(&path, "listen = \"127.0.0.1:1\"\nslots = 7\nallow-net = [\"10.0.0.0/8\"]\n").expect("written");
+        std::fs::write(&path, "listen = \"127.0.0.1:1\"\nslots = 7\nallow-net = [\"10.0.0.0/8\"]\n")
+            .expect("written");
         let flags = Options {
             config: Some(path.clone()),
             data: Some(folder.path().to_owned()),

@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn text_form_is_the_typeid_of_the_uuid() {
         // The example of the TypeID specification.
-        let uuid = Uuid::from_u128(0x0188_9c89_df6b_7f1c_a388_91396ec314bc);
+        let uuid = Uuid::from_u128(0x0188_9c89_df6b_7f1c_a388_9139_6ec3_14bc);
         let id = EndpointId::from_uuid(uuid);
         assert_eq!(id.to_string(), "ep_01h2e8kqvbfwea724h75qc655w");
         assert_eq!("ep_01h2e8kqvbfwea724h75qc655w".parse(), Ok(id));

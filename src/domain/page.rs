@@ -118,7 +118,9 @@ mod tests {
         let token = key.seal(id.as_bytes(), &["endpoints", "prj_a", "owner"]);
         let read = key.page_request(0, &token, &["endpoints", "prj_a", "owner"]).expect("own token");
         assert_eq!(read, PageRequest { size: PAGE_DEFAULT, after: Some(id) });
-        for context in [["endpoints", "prj_b", "owner"], ["endpoints", "prj_a", ""], ["endpointsp", "rj_a", "owner"]] {
+        for context in
+            [["endpoints", "prj_b", "owner"], ["endpoints", "prj_a", ""], ["endpointsp", "rj_a", "owner"]]
+        {
             let error = key.page_request(0, &token, &context).expect_err("foreign token");
             assert_eq!(error.violations[0].field, "page_token");
         }

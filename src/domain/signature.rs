@@ -49,7 +49,8 @@ mod tests {
 
     #[test]
     fn known_answer_of_the_specification() {
-        let header = standard(&[live(A, None)], "msg_p5jXN8AQM9LWM0D4loKWxJek", AT, b"{\"test\": 2432232314}");
+        let header =
+            standard(&[live(A, None)], "msg_p5jXN8AQM9LWM0D4loKWxJek", AT, b"{\"test\": 2432232314}");
         assert_eq!(header, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::writer::{ClaimCall, chain};
@@ -24,11 +25,14 @@ pub async fn run(shared: Arc<Shared>, calls: mpsc::Sender<ClaimCall>, stop: Canc
         if again {
             continue;
         }
+        let round = Instant::now();
         tokio::select! {
-            () = shared.claims.notified() => {}
+            () = shared.claims.wait(ROUND) => {}
             () = shared.lanes.room() => {}
-            () = tokio::time::sleep(ROUND) => shared.lanes.sweep(),
             () = stop.cancelled() => {}
+        }
+        if round.elapsed() >= ROUND {
+            shared.lanes.sweep();
         }
     }
 }

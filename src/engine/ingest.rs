@@ -73,7 +73,8 @@ pub async fn write(
     for (index, publish) in publishes.iter().enumerate() {
         let event = &publish.event;
         let message = &event.message;
-        let again = event.idempotency.as_ref().is_some_and(|key| !keys.insert((message.project, key.key.as_str())));
+        let again =
+            event.idempotency.as_ref().is_some_and(|key| !keys.insert((message.project, key.key.as_str())));
         let verdict = if again {
             Some(Verdict::Later)
         } else {
@@ -112,7 +113,8 @@ async fn current_routes(
     shared: &Shared,
     publishes: &[Publish],
 ) -> Result<HashMap<ProjectId, Arc<ProjectRoutes>>, StoreError> {
-    let mut projects: Vec<ProjectId> = publishes.iter().map(|publish| publish.event.message.project).collect();
+    let mut projects: Vec<ProjectId> =
+        publishes.iter().map(|publish| publish.event.message.project).collect();
     projects.sort_unstable();
     projects.dedup();
     let mut routes = HashMap::with_capacity(projects.len());
@@ -133,7 +135,8 @@ fn plan<'a>(
     let routes = routes.get(&project).ok_or_else(|| Error::not_found("project", project))?;
     let targets = routes.resolve(&event.target, &event.message.event_type)?;
     if targets.len() > FAN_OUT_MAX {
-        let message = format!("the event would reach {} endpoints; at most {FAN_OUT_MAX} are allowed", targets.len());
+        let message =
+            format!("the event would reach {} endpoints; at most {FAN_OUT_MAX} are allowed", targets.len());
         return Err(Error::new(ErrorKind::ResourceExhausted, "FAN_OUT_TOO_LARGE", message));
     }
     Ok(Planned { index, event, routes: routes.clone(), targets })

@@ -63,10 +63,10 @@ impl Keeper {
 
     /// Gives the lease back at the end.
     pub async fn end(&self, store: &Store) {
-        if let Some(lease) = self.lease.lock().await.take() {
-            if let Err(error) = store.drop_lease(lease).await {
-                tracing::warn!(error = chain(&error), "the lease could not be given back; it will lapse");
-            }
+        if let Some(lease) = self.lease.lock().await.take()
+            && let Err(error) = store.drop_lease(lease).await
+        {
+            tracing::warn!(error = chain(&error), "the lease could not be given back; it will lapse");
         }
     }
 }
@@ -88,7 +88,7 @@ pub async fn run(store: Store, shared: Arc<Shared>, node: String, stop: Cancella
             Ok(0) => {}
             Ok(freed) => {
                 tracing::info!(deliveries = freed, "took over deliveries of a process that ended");
-                shared.claims.notify_one();
+                shared.claims.ring();
             }
             Err(error) => tracing::warn!(error = chain(&error), "looking for dead processes failed"),
         }
@@ -117,6 +117,6 @@ async fn renew(store: &Store, shared: &Shared, keeper: &Keeper, node: &str) -> R
     let fresh = store.take_lease(node).await?;
     keeper.renewed(fresh.id, asked);
     *held = Some(fresh);
-    shared.claims.notify_one();
+    shared.claims.ring();
     Ok(())
 }

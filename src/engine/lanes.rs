@@ -286,10 +286,10 @@ impl Lanes {
     /// The table holds no due work of this endpoint any more, unless it spilled again since.
     pub fn clear_spill(&self, endpoint: EndpointId, spill: u64) {
         let mut state = self.lock();
-        if let Some(lane) = state.lanes.get_mut(&endpoint) {
-            if lane.spilled == Some(spill) {
-                lane.spilled = None;
-            }
+        if let Some(lane) = state.lanes.get_mut(&endpoint)
+            && lane.spilled == Some(spill)
+        {
+            lane.spilled = None;
         }
     }
 
@@ -324,10 +324,8 @@ impl State {
 }
 
 fn adapt(lane: &mut Lane, outcome: &AttemptOutcome, limits: LaneLimits) {
-    let strained = matches!(
-        outcome.error,
-        Some((ErrorClass::Timeout | ErrorClass::Reset | ErrorClass::Connect, _))
-    );
+    let strained =
+        matches!(outcome.error, Some((ErrorClass::Timeout | ErrorClass::Reset | ErrorClass::Connect, _)));
     if strained {
         lane.cap = (lane.cap / 2).max(limits.cap_min);
         lane.successes = 0;

@@ -12,6 +12,7 @@
 //! between deliveries.
 
 mod claimer;
+mod doorbell;
 mod ingest;
 mod keeper;
 mod lanes;
@@ -23,7 +24,7 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +37,7 @@ use crate::domain::error::Result;
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::url_rules::UrlRules;
 use crate::store::Store;
+use doorbell::Doorbell;
 use keeper::Keeper;
 use lanes::Lanes;
 use writer::{Inbox, Outcome, Writer};
@@ -53,7 +55,7 @@ pub struct EngineSettings {
 #[derive(Clone)]
 pub struct Wake {
     routing: Arc<RoutingTable>,
-    claims: Arc<Notify>,
+    claims: Arc<Doorbell>,
     unpark: mpsc::Sender<EndpointId>,
 }
 
@@ -67,7 +69,7 @@ impl Wake {
 
     /// Something became due.
     pub fn due(&self) {
-        self.claims.notify_one();
+        self.claims.ring();
     }
 
     /// Work that was held for this endpoint may go on. The slow round would find it too.
@@ -105,7 +107,7 @@ struct Shared {
     dispatcher: Dispatcher,
     attempts: TaskTracker,
     outcomes: mpsc::Sender<Outcome>,
-    claims: Arc<Notify>,
+    claims: Arc<Doorbell>,
 }
 
 /// Events that may wait for a turn.
@@ -124,7 +126,7 @@ impl Engine {
 
         let keeper = Keeper::start(&store, &settings.node).await?;
         let routing = RoutingTable::new(store.clone(), settings.rules);
-        let claims = Arc::new(Notify::new());
+        let claims = Arc::<Doorbell>::default();
         let attempts = TaskTracker::new();
         let shared = Arc::new(Shared {
             lanes: Lanes::new(settings.lanes),
@@ -136,7 +138,8 @@ impl Engine {
             claims: claims.clone(),
         });
 
-        let (stop, flush, failed) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let (stop, flush, failed) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let (writers, claimer) = (TaskTracker::new(), TaskTracker::new());
         let inboxes = if store.has_single_writer() {
             vec![Inbox::all(publish_rx, outcome_rx, claim_rx)]
@@ -190,7 +193,9 @@ impl Engine {
         self.flush.cancel();
         self.writers.close();
         if tokio::time::timeout(FLUSH_BUDGET, self.writers.wait()).await.is_err() {
-            tracing::error!("the last outcomes could not be written in time; their attempts will be repeated");
+            tracing::error!(
+                "the last outcomes could not be written in time; their attempts will be repeated"
+            );
         }
         self.shared.keeper.end(&self.store).await;
     }

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::doorbell::Doorbell;
 use super::writer::chain;
 use crate::domain::id::EndpointId;
 use crate::store::{Lane, Result, Store};
@@ -20,7 +21,7 @@ const UNPARK_BATCH: u32 = 500;
 pub async fn run(
     store: Store,
     mut resumed: mpsc::Receiver<EndpointId>,
-    claims: Arc<Notify>,
+    claims: Arc<Doorbell>,
     stop: CancellationToken,
 ) {
     // The first round is at the start.
@@ -35,10 +36,10 @@ pub async fn run(
         if let Err(error) = unpark(&store, endpoint, &claims, &stop).await {
             tracing::warn!(error = chain(&error), "held work could not be let go; the next round will");
         }
-        if endpoint.is_none() {
-            if let Err(error) = tidy(&store).await {
-                tracing::warn!(error = chain(&error), "upkeep failed; the next round tries again");
-            }
+        if endpoint.is_none()
+            && let Err(error) = tidy(&store).await
+        {
+            tracing::warn!(error = chain(&error), "upkeep failed; the next round tries again");
         }
     }
 }
@@ -47,7 +48,7 @@ pub async fn run(
 async fn unpark(
     store: &Store,
     endpoint: Option<EndpointId>,
-    claims: &Notify,
+    claims: &Doorbell,
     stop: &CancellationToken,
 ) -> Result<()> {
     while !stop.is_cancelled() {
@@ -55,7 +56,7 @@ async fn unpark(
         let moved = tx.unpark(endpoint, UNPARK_BATCH).await?;
         tx.commit().await?;
         if moved > 0 {
-            claims.notify_one();
+            claims.ring();
         }
         if moved < u64::from(UNPARK_BATCH) {
             break;

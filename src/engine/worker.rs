@@ -61,7 +61,9 @@ async fn attempt(shared: &Shared, job: ClaimedDelivery) -> Outcome {
     };
     match route.status {
         EndpointStatus::Active => Outcome::Finished(Box::new(send(shared, route, job).await)),
-        EndpointStatus::Paused => Outcome::Released(Released { delivery: job.id, claim: job.claim, park: true }),
+        EndpointStatus::Paused => {
+            Outcome::Released(Released { delivery: job.id, claim: job.claim, park: true })
+        }
     }
 }
 

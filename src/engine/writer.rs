@@ -13,7 +13,8 @@ use super::ingest::{self, Publish, Verdict};
 use super::{Shared, worker};
 use crate::domain::error::Error;
 use crate::store::{
-    ClaimRequest, ClaimedDelivery, Discarded, FinishedAttempt, Lane, Released, Result, Store, StoreError,
+    ClaimRequest, ClaimedDelivery, Discarded, FinishedAttempt, Lane, Next, Released, Result, Store,
+    StoreError,
 };
 
 /// What became of a claimed delivery.
@@ -43,7 +44,12 @@ impl Inbox {
         outcomes: mpsc::Receiver<Outcome>,
         claims: mpsc::Receiver<ClaimCall>,
     ) -> Self {
-        Self { publishes: Some(publishes), outcomes: Some(outcomes), claims: Some(claims), lane: Lane::Ingest }
+        Self {
+            publishes: Some(publishes),
+            outcomes: Some(outcomes),
+            claims: Some(claims),
+            lane: Lane::Ingest,
+        }
     }
 
     pub fn publishes(publishes: mpsc::Receiver<Publish>) -> Self {
@@ -147,7 +153,10 @@ impl Writer {
         let mut batch = std::mem::take(&mut self.held);
         // Held outcomes wait out the back-off; events do not, so that they are answered.
         let mut waiting_to_retry = self.backoff.is_some() && batch.outcomes() > 0;
-        while batch.publishes.is_empty() && batch.claim.is_none() && (batch.outcomes() == 0 || waiting_to_retry) {
+        while batch.publishes.is_empty()
+            && batch.claim.is_none()
+            && (batch.outcomes() == 0 || waiting_to_retry)
+        {
             if self.inbox.is_closed() {
                 if batch.is_empty() {
                     return None;
@@ -254,8 +263,13 @@ impl Writer {
         if let Some(call) = batch.claim {
             let _gone = call.reply.send(Ok(claimed));
         }
-        if spilled || batch.finished.iter().any(|one| matches!(one.next, crate::store::Next::Retry(_))) {
-            self.shared.claims.notify_one();
+        if spilled {
+            self.shared.claims.ring();
+        }
+        for one in &batch.finished {
+            if let Next::Retry(due) = one.next {
+                self.shared.claims.ring_at(due);
+            }
         }
         worker::pump(&self.shared);
     }
@@ -333,7 +347,8 @@ impl Writer {
             let _gone = publish.reply.send(Err(Error::internal(cause)));
         }
         let finished = batch.finished.into_iter().map(without_capture).collect();
-        let rest = Batch { finished, released: batch.released, discarded: batch.discarded, ..Batch::default() };
+        let rest =
+            Batch { finished, released: batch.released, discarded: batch.discarded, ..Batch::default() };
         if rest.outcomes() > 0 {
             self.write_or_leave(rest).await;
         }
@@ -342,7 +357,11 @@ impl Writer {
     /// The last try. What still fails stays claimed until the lease ends, and is then attempted again.
     async fn write_or_leave(&mut self, batch: Batch) {
         if let Err(error) = self.write(&batch).await {
-            tracing::error!(error = chain(&error), outcomes = batch.outcomes(), "outcomes could not be written");
+            tracing::error!(
+                error = chain(&error),
+                outcomes = batch.outcomes(),
+                "outcomes could not be written"
+            );
         }
     }
 }

@@ -113,7 +113,10 @@ impl Check {
 
     pub fn time(&mut self, field: &str, value: Option<prost_types::Timestamp>) -> Option<Timestamp> {
         let value = value?;
-        let millis = value.seconds.checked_mul(1000).and_then(|millis| millis.checked_add(i64::from(value.nanos) / 1_000_000));
+        let millis = value
+            .seconds
+            .checked_mul(1000)
+            .and_then(|millis| millis.checked_add(i64::from(value.nanos) / 1_000_000));
         match millis {
             Some(millis) if (0..1_000_000_000).contains(&value.nanos) && millis >= 0 => {
                 Some(Timestamp::from_millis(millis))

@@ -118,8 +118,12 @@ const fn endpoint_status(status: EndpointStatus) -> pb::EndpointStatus {
 
 fn retry_policy(policy: RetryPolicy) -> pb::RetryPolicy {
     let RetryStrategy::Exponential { base, factor, cap, jitter } = policy.strategy;
-    let exponential =
-        pb::ExponentialBackoff { base: Some(duration(base)), factor, cap: Some(duration(cap)), jitter: Some(jitter) };
+    let exponential = pb::ExponentialBackoff {
+        base: Some(duration(base)),
+        factor,
+        cap: Some(duration(cap)),
+        jitter: Some(jitter),
+    };
     pb::RetryPolicy {
         strategy: Some(pb::retry_policy::Strategy::Exponential(exponential)),
         max_attempts: policy.max_attempts.into(),

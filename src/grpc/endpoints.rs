@@ -211,9 +211,11 @@ fn settings(check: &mut Check, endpoint: pb::Endpoint) -> EndpointSettings {
         owner_id: check.optional_text("endpoint.owner_id", endpoint.owner_id, TEXT_MAX),
         labels: labels(check, endpoint.labels),
         http_timeout: match endpoint.http_timeout {
-            Some(timeout) => {
-                check.duration("endpoint.http_timeout", timeout, Duration::from_secs(1)..=Duration::from_secs(60))
-            }
+            Some(timeout) => check.duration(
+                "endpoint.http_timeout",
+                timeout,
+                Duration::from_secs(1)..=Duration::from_secs(60),
+            ),
             None => TIMEOUT,
         },
         retry_policy: endpoint.retry_policy.map(|policy| retry_policy(check, policy)),
@@ -225,10 +227,7 @@ fn settings(check: &mut Check, endpoint: pb::Endpoint) -> EndpointSettings {
     }
 }
 
-fn labels(
-    check: &mut Check,
-    labels: std::collections::HashMap<String, String>,
-) -> BTreeMap<String, String> {
+fn labels(check: &mut Check, labels: std::collections::HashMap<String, String>) -> BTreeMap<String, String> {
     if labels.len() > 32 {
         check.refuse("endpoint.labels", "must have at most 32 entries");
         return BTreeMap::new();

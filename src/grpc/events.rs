@@ -62,8 +62,7 @@ impl pb::event_service_server::EventService for Api {
         let mut check = Check::default();
         let project = check.project(&request.project_id);
         let times = format!("{:?} {:?}", request.start_time, request.end_time);
-        let context =
-            ["events", request.project_id.as_str(), request.event_type.as_str(), times.as_str()];
+        let context = ["events", request.project_id.as_str(), request.event_type.as_str(), times.as_str()];
         let page = self.services.page(request.page_size, &request.page_token, &context)?;
         let filter = EventFilter {
             event_type: check.optional_text("event_type", request.event_type.clone(), TEXT_MAX),

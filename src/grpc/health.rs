@@ -54,7 +54,10 @@ fn reply(serving: bool) -> HealthCheckResponse {
 impl HealthService for Health {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
-    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         let name = request.into_inner().service;
         if !NAMES.contains(&name.as_str()) {
             return Err(Error::not_found("service", name).into());
@@ -62,7 +65,10 @@ impl HealthService for Health {
         Ok(Response::new(reply(*self.serving.borrow())))
     }
 
-    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let known = NAMES.contains(&request.into_inner().service.as_str());
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         let (mut serving, stop) = (self.serving.subscribe(), self.stop.clone());

@@ -75,8 +75,10 @@ impl pb::project_service_server::ProjectService for Api {
         };
         let new = check.finish(Some(new))?;
         let (key, secret) = self.services.create_key(&caller, new).await?;
-        let reply =
-            pb::CreateApiKeyResponse { api_key: Some(convert::api_key(key)), secret: secret.reveal().to_owned() };
+        let reply = pb::CreateApiKeyResponse {
+            api_key: Some(convert::api_key(key)),
+            secret: secret.reveal().to_owned(),
+        };
         Ok(Response::new(reply))
     }
 

@@ -64,7 +64,8 @@ impl GrpcServer {
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .tcp_nodelay(true);
         if let Some(tls) = &settings.tls {
-            let mut config = ServerTlsConfig::new().identity(Identity::from_pem(&tls.certificate_pem, &*tls.key_pem));
+            let mut config =
+                ServerTlsConfig::new().identity(Identity::from_pem(&tls.certificate_pem, &*tls.key_pem));
             if let Some(ca) = &tls.client_ca_pem {
                 config = config.client_ca_root(Certificate::from_pem(ca));
             }

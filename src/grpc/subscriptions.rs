@@ -25,7 +25,8 @@ impl pb::subscription_service_server::SubscriptionService for Api {
         let patterns = patterns(&mut check, &new.event_types);
         let endpoint = check.finish(endpoint)?;
         let enabled = new.enabled.unwrap_or(true);
-        let subscription = self.services.create_subscription(&caller, project, endpoint, patterns, enabled).await?;
+        let subscription =
+            self.services.create_subscription(&caller, project, endpoint, patterns, enabled).await?;
         let subscription = Some(convert::subscription(subscription));
         Ok(Response::new(pb::CreateSubscriptionResponse { subscription }))
     }

@@ -125,5 +125,9 @@ fn response(item: WatchItem) -> pb::WatchResponse {
         WatchPayload::Attempt(attempt) => Change::Attempt(convert::attempt(*attempt, false)),
         WatchPayload::Bookmark => Change::Bookmark(pb::Bookmark {}),
     };
-    pb::WatchResponse { change: Some(change), resume_token: item.token, commit_time: Some(convert::time(item.at)) }
+    pb::WatchResponse {
+        change: Some(change),
+        resume_token: item.token,
+        commit_time: Some(convert::time(item.at)),
+    }
 }

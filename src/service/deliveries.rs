@@ -59,7 +59,9 @@ impl Services {
         let endpoint = tx.endpoint(project, delivery.endpoint).await?;
         let endpoint = match endpoint {
             Some(endpoint) if endpoint.status == EndpointStatus::Active => endpoint,
-            Some(_) => return Err(precondition(id, "ENDPOINT_PAUSED", "its endpoint is paused; resume it first")),
+            Some(_) => {
+                return Err(precondition(id, "ENDPOINT_PAUSED", "its endpoint is paused; resume it first"));
+            }
             None => return Err(precondition(id, "ENDPOINT_DELETED", "its endpoint was deleted")),
         };
         if !tx.reopen(&delivery, endpoint.settings.owner_id, Timestamp::now()).await? {
@@ -81,7 +83,8 @@ impl Services {
 }
 
 fn not_retryable(delivery: &Delivery) -> Error {
-    let message = format!("it is {}; only FAILED and DISCARDED deliveries can be retried", delivery.status.as_str());
+    let message =
+        format!("it is {}; only FAILED and DISCARDED deliveries can be retried", delivery.status.as_str());
     precondition(delivery.id, "DELIVERY_NOT_ENDED", message)
 }
 

@@ -188,7 +188,8 @@ impl Services {
     ) -> Result<Endpoint> {
         let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
         let step = |status: EndpointStatus| status.pause();
-        self.change_status(principal, project, id, step, reason, "PauseEndpoint", EndpointChangeKind::Paused).await
+        self.change_status(principal, project, id, step, reason, "PauseEndpoint", EndpointChangeKind::Paused)
+            .await
     }
 
     pub async fn resume_endpoint(
@@ -281,8 +282,10 @@ fn keep_redacted(new: &mut [CustomHeader], stored: &[CustomHeader]) {
 
 fn uid_taken(error: StoreError, endpoint: &Endpoint) -> Error {
     match error.unique_violation() {
-        Some(_) => Error::new(ErrorKind::AlreadyExists, "UID_TAKEN", "another endpoint of the project has this uid")
-            .about("endpoint", endpoint.settings.uid.as_deref().unwrap_or_default()),
+        Some(_) => {
+            Error::new(ErrorKind::AlreadyExists, "UID_TAKEN", "another endpoint of the project has this uid")
+                .about("endpoint", endpoint.settings.uid.as_deref().unwrap_or_default())
+        }
         None => error.into(),
     }
 }

@@ -8,7 +8,9 @@ use sha2::{Digest, Sha256};
 use super::{Services, found, headers};
 use crate::domain::clock::Timestamp;
 use crate::domain::error::{Error, Result};
-use crate::domain::event::{Event, EventFilter, IdempotencyKey, Message, PAYLOAD_MAX, Receipt, StoredEvent, Target};
+use crate::domain::event::{
+    Event, EventFilter, IdempotencyKey, Message, PAYLOAD_MAX, Receipt, StoredEvent, Target,
+};
 use crate::domain::id::{EventId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::principal::{Principal, Scope};

@@ -9,8 +9,23 @@ const TOTAL_MAX: usize = 16 * 1024;
 
 /// Names that HTTP or Hawser uses itself.
 const RESERVED: [&str; 17] = [
-    "host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "keep-alive",
-    "upgrade", "te", "trailer", "expect", "user-agent", "accept-encoding", "date", "cookie", "http2-settings", "via",
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "upgrade",
+    "te",
+    "trailer",
+    "expect",
+    "user-agent",
+    "accept-encoding",
+    "date",
+    "cookie",
+    "http2-settings",
+    "via",
 ];
 const RESERVED_PREFIXES: [&str; 3] = ["webhook-", "hawser-", "proxy-"];
 
@@ -27,7 +42,9 @@ pub fn check(field: &str, headers: Vec<(String, String)>) -> Result<Vec<(String,
         if lower.len() > NAME_MAX || http::HeaderName::from_bytes(lower.as_bytes()).is_err() {
             return Err(Error::invalid(field, "is not a header name of at most 128 bytes (RFC 9110)"));
         }
-        if RESERVED.contains(&lower.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) {
+        if RESERVED.contains(&lower.as_str())
+            || RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix))
+        {
             return Err(Error::invalid(field, "is a header that HTTP or Hawser sets itself"));
         }
         let visible = value.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && value.trim() == value;
@@ -54,12 +71,29 @@ mod tests {
     #[test]
     fn injections_and_reserved_names_are_refused() {
         for (name, value) in [
-            ("X:Y", ""), ("X Y", ""), ("", ""), ("Ünï", ""), ("X\r\nEvil", ""), ("x", "a\r\nb"), ("x", "a\nb"),
-            ("x", "a\0b"), ("x", "\u{7f}"), ("x", " folded"), ("x", "é"), ("Host", "x"), ("Webhook-Id", "x"),
-            ("hawser-attempt", "1"), ("Proxy-Authorization", "x"), ("Transfer-Encoding", "chunked"),
-            (&"x".repeat(129), ""), ("x", &"v".repeat(4097)),
+            ("X:Y", ""),
+            ("X Y", ""),
+            ("", ""),
+            ("Ünï", ""),
+            ("X\r\nEvil", ""),
+            ("x", "a\r\nb"),
+            ("x", "a\nb"),
+            ("x", "a\0b"),
+            ("x", "\u{7f}"),
+            ("x", " folded"),
+            ("x", "é"),
+            ("Host", "x"),
+            ("Webhook-Id", "x"),
+            ("hawser-attempt", "1"),
+            ("Proxy-Authorization", "x"),
+            ("Transfer-Encoding", "chunked"),
+            (&"x".repeat(129), ""),
+            ("x", &"v".repeat(4097)),
         ] {
-            assert!(check("headers", vec![(name.to_owned(), value.to_owned())]).is_err(), "{name:?}: {value:?}");
+            assert!(
+                check("headers", vec![(name.to_owned(), value.to_owned())]).is_err(),
+                "{name:?}: {value:?}"
+            );
         }
         let good = check("headers", vec![("X-Api-Key".to_owned(), "k 1".to_owned())]).expect("good");
         assert_eq!(good, [("x-api-key".to_owned(), "k 1".to_owned())]);

@@ -80,10 +80,13 @@ pub struct NewKey {
     pub expires_at: Option<Timestamp>,
 }
 
+/// When it was read, the key, and the hash of its secret.
+type KnownKey = (Instant, ApiKey, [u8; 32]);
+
 /// Keys seen lately, so that a call costs no query; short-lived, so that a revoked key ends within a second.
 #[derive(Default)]
 pub struct KeyCache {
-    known: Mutex<HashMap<KeyId, (Instant, ApiKey, [u8; 32])>>,
+    known: Mutex<HashMap<KeyId, KnownKey>>,
     used: Mutex<HashMap<KeyId, Timestamp>>,
 }
 
@@ -155,10 +158,16 @@ impl Services {
         if let Some(project) = new.project {
             super::found(self.store.project(project).await?, "project", project)?;
             if new.scopes.is_empty() {
-                return Err(Error::invalid("api_key.scopes", "must name at least one scope for a project key"));
+                return Err(Error::invalid(
+                    "api_key.scopes",
+                    "must name at least one scope for a project key",
+                ));
             }
         } else if !new.scopes.is_empty() {
-            return Err(Error::invalid("api_key.scopes", "must be empty for an operator key, which may do everything"));
+            return Err(Error::invalid(
+                "api_key.scopes",
+                "must be empty for an operator key, which may do everything",
+            ));
         }
         let now = Timestamp::now();
         if new.expires_at.is_some_and(|end| end <= now) {
@@ -170,7 +179,13 @@ impl Services {
         Ok((key, secret))
     }
 
-    async fn write_key(&self, principal: &Principal, id: KeyId, new: NewKey, secret: &KeySecret) -> Result<ApiKey> {
+    async fn write_key(
+        &self,
+        principal: &Principal,
+        id: KeyId,
+        new: NewKey,
+        secret: &KeySecret,
+    ) -> Result<ApiKey> {
         let key = ApiKey {
             id,
             project: new.project,
@@ -211,7 +226,12 @@ impl Services {
         if self.store.key(id).await?.is_some() {
             return Ok(None);
         }
-        let new = NewKey { project: None, name: "operator".to_owned(), scopes: Scopes::default(), expires_at: None };
+        let new = NewKey {
+            project: None,
+            name: "operator".to_owned(),
+            scopes: Scopes::default(),
+            expires_at: None,
+        };
         let principal = Principal { key_id: id, project: None, scopes: Scopes::all(), origin: None };
         self.write_key(&principal, id, new, &secret).await?;
         Ok(Some(secret))

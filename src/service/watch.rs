@@ -166,7 +166,8 @@ impl Feed {
             return None;
         }
         let start = ring.records.partition_point(|record| record.position < cursor.position);
-        let recent = ring.records.iter().skip(start).filter(|record| !whole || record.position > cursor.position);
+        let recent =
+            ring.records.iter().skip(start).filter(|record| !whole || record.position > cursor.position);
         Some(recent.take(PAGE as usize).cloned().collect())
     }
 
@@ -242,7 +243,10 @@ impl Services {
 
     fn read_token(&self, token: &str, context: &[String; 2]) -> Result<Cursor> {
         let refused = || {
-            Error::invalid("resume_token", "is not a token of this project with these filters, or was damaged")
+            Error::invalid(
+                "resume_token",
+                "is not a token of this project with these filters, or was damaged",
+            )
         };
         let context = ["watch", context[0].as_str(), context[1].as_str()];
         let bytes = self.store.token_key().open(token, &context).ok_or_else(refused)?;
@@ -306,10 +310,10 @@ impl Watcher {
         for record in records {
             for (index, change) in (0u32..).zip(&record.changes) {
                 // Each change has two places: its own, and its attempt's.
-                let places = [Cursor { position: record.position, index: 2 * index }, Cursor {
-                    position: record.position,
-                    index: 2 * index + 1,
-                }];
+                let places = [
+                    Cursor { position: record.position, index: 2 * index },
+                    Cursor { position: record.position, index: 2 * index + 1 },
+                ];
                 if !self.matches(change) {
                     self.unmatched += 1;
                     continue;

@@ -24,8 +24,7 @@ pub(super) async fn append(db: &impl ConnectionTrait, changes: &[Change]) -> Res
         ),
         _ => "INSERT INTO changes (id, created_at, body) VALUES ($1, $2, $3)".to_owned(),
     };
-    let values =
-        [Value::from(Uuid::now_v7()), Value::from(Timestamp::now().as_millis()), Value::from(body)];
+    let values = [Value::from(Uuid::now_v7()), Value::from(Timestamp::now().as_millis()), Value::from(body)];
     db.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
     Ok(())
 }
@@ -46,7 +45,8 @@ impl Store {
             ChangesFrom::At(position) => position.saturating_sub(1),
             ChangesFrom::After(position) => position,
         };
-        let sql = "SELECT position, created_at, body FROM changes WHERE position > $1 ORDER BY position LIMIT $2";
+        let sql =
+            "SELECT position, created_at, body FROM changes WHERE position > $1 ORDER BY position LIMIT $2";
         let values = [Value::from(after), Value::from(i64::from(limit))];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         self.reader().query_all_raw(statement).await?.iter().map(read).collect()

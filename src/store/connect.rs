@@ -117,6 +117,7 @@ impl Store {
             }),
         };
         store.make_partitions().await?;
+        tracing::info!(settings = store.durability().await?, "the store is open");
         Ok(store)
     }
 }
@@ -181,10 +182,10 @@ async fn open_sqlite(path: &Path, read_connections: u32) -> Result<Pools> {
 /// One process per file: two would both believe all old claims to be a dead process's.
 fn lock_file(path: &Path) -> Result<File> {
     let lock_path = path.with_added_extension("lock");
-    let describe = |error: std::io::Error| {
-        StoreError::Setup(format!("cannot lock {}: {error}", lock_path.display()))
-    };
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(describe)?;
+    let describe =
+        |error: std::io::Error| StoreError::Setup(format!("cannot lock {}: {error}", lock_path.display()));
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(describe)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Setup(format!(

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
 
+use super::Store;
 use super::claim::parse_headers;
 use super::error::{Result, StoreError};
 use super::events::Conditions;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
-use super::Store;
 use crate::domain::attempt::{AttemptOutcome, ErrorClass, Timings};
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
 use crate::domain::clock::Timestamp;
@@ -56,7 +56,8 @@ impl Store {
             conditions.add("d.id <", after.into());
         }
         let (sql, values) = conditions.finish(SELECT, "d.id DESC", page);
-        let rows = self.reader().query_all_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        let rows =
+            self.reader().query_all_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
         let rows = rows.iter().map(read).collect::<Result<Vec<_>>>()?;
         Ok(Page::from_rows(rows, page.size, |delivery| delivery.id.uuid()))
     }
@@ -68,7 +69,8 @@ impl Store {
             conditions.add("id >", after.into());
         }
         let (sql, values) = conditions.finish(&format!("SELECT {ATTEMPT} FROM attempts"), "id", page);
-        let rows = self.reader().query_all_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        let rows =
+            self.reader().query_all_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
         let rows = rows.iter().map(read_attempt).collect::<Result<Vec<_>>>()?;
         Ok(Page::from_rows(rows, page.size, |attempt| attempt.id.uuid()))
     }
@@ -92,7 +94,12 @@ impl Tx {
     }
 
     /// Opens an ended delivery again with a fresh budget, due now. False where it was opened meanwhile.
-    pub async fn reopen(&mut self, delivery: &Delivery, owner: Option<String>, now: Timestamp) -> Result<bool> {
+    pub async fn reopen(
+        &mut self,
+        delivery: &Delivery,
+        owner: Option<String>,
+        now: Timestamp,
+    ) -> Result<bool> {
         // Two retries at once meet at the queue's key.
         let sql = "INSERT INTO queue (id, project_id, endpoint_id, event_id, due_at, parked, token, budget_start, \
                    attempts, created_at) VALUES ($1, $2, $3, $4, $5, 0, 0, $6, $6, $7) ON CONFLICT (id) DO NOTHING";

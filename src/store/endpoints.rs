@@ -6,11 +6,11 @@ use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect, Statement};
 use uuid::Uuid;
 
+use super::Store;
 use super::error::{Result, StoreError};
 use super::routes::{from_json, millis, secret_place};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
-use super::Store;
 use crate::domain::attempt::ErrorClass;
 use crate::domain::change::{Change, EndpointChange, EndpointChangeKind};
 use crate::domain::clock::Timestamp;
@@ -191,7 +191,8 @@ impl Store {
                     error: row.try_get_by_index::<Option<i16>>(4)?.and_then(ErrorClass::from_code),
                 }),
             };
-            health.insert(id, (failures.and_then(|count| u32::try_from(count).ok()).unwrap_or_default(), last));
+            health
+                .insert(id, (failures.and_then(|count| u32::try_from(count).ok()).unwrap_or_default(), last));
         }
         for endpoint in endpoints {
             if let Some((failures, last)) = health.remove(&endpoint.id.uuid()) {

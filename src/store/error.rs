@@ -63,9 +63,7 @@ fn is_transient(error: &sqlx::Error) -> bool {
                 ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
             }
             // SQLite: BUSY, LOCKED, IOERR, FULL, CANTOPEN, by the low byte of the extended code.
-            Some(code) => {
-                code.parse::<i32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14))
-            }
+            Some(code) => code.parse::<i32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14)),
             None => false,
         },
         _ => false,

@@ -2,9 +2,9 @@
 
 use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
 
+use super::Store;
 use super::claim::parse_headers;
 use super::error::{Result, StoreError};
-use super::Store;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{EventFilter, StoredEvent, Target};
 use crate::domain::id::{EventId, ProjectId};
@@ -16,7 +16,9 @@ const COLUMNS: &str = "id, project_id, event_type, target_kind, target, headers,
 impl Store {
     /// An event with its payload.
     pub async fn event(&self, project: ProjectId, id: EventId) -> Result<Option<StoredEvent>> {
-        let sql = format!("SELECT {COLUMNS}, LENGTH(payload), payload FROM events WHERE id = $1 AND project_id = $2");
+        let sql = format!(
+            "SELECT {COLUMNS}, LENGTH(payload), payload FROM events WHERE id = $1 AND project_id = $2"
+        );
         let values = [Value::from(id.uuid()), Value::from(project.uuid())];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         self.reader().query_one_raw(statement).await?.map(|row| read(&row, true)).transpose()
@@ -37,8 +39,10 @@ impl Store {
         if let Some(after) = page.after {
             conditions.add("id <", after.into());
         }
-        let (sql, values) = conditions.finish(&format!("SELECT {COLUMNS}, LENGTH(payload) FROM events"), "id DESC", page);
-        let rows = self.reader().query_all_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        let (sql, values) =
+            conditions.finish(&format!("SELECT {COLUMNS}, LENGTH(payload) FROM events"), "id DESC", page);
+        let rows =
+            self.reader().query_all_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
         let rows = rows.iter().map(|row| read(row, false)).collect::<Result<Vec<_>>>()?;
         Ok(Page::from_rows(rows, page.size, |event| event.id.uuid()))
     }

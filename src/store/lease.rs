@@ -38,7 +38,9 @@ impl Store {
             DatabaseUrl::Sqlite(_) => None,
         };
         let now = now_sql(self.backend());
-        let sql = format!("INSERT INTO leases (id, node, acquired_at, expires_at) VALUES ($1, $2, {now}, {now} + $3)");
+        let sql = format!(
+            "INSERT INTO leases (id, node, acquired_at, expires_at) VALUES ($1, $2, {now}, {now} + $3)"
+        );
         let values = [Value::from(id.uuid()), Value::from(node), life()];
         self.inner.engine.execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
         Ok(Lease { id, session })
@@ -70,7 +72,8 @@ impl Store {
     /// Frees the claims of processes that died; says how many deliveries that made due.
     pub async fn free_dead_leases(&self, own: LeaseId) -> Result<u64> {
         let now = now_sql(self.backend());
-        let sql = format!("SELECT id, CASE WHEN expires_at <= {now} THEN 1 ELSE 0 END FROM leases WHERE id <> $1");
+        let sql =
+            format!("SELECT id, CASE WHEN expires_at <= {now} THEN 1 ELSE 0 END FROM leases WHERE id <> $1");
         let statement = Statement::from_sql_and_values(self.backend(), sql, [own.uuid().into()]);
         let mut freed = 0;
         for row in self.inner.engine.query_all_raw(statement).await? {

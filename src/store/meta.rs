@@ -1,10 +1,37 @@
 //! Facts about the database itself: its incarnation, and the canaries that prove the master keys.
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, Statement, Value};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement, Value};
 use uuid::Uuid;
 
+use super::Store;
 use super::error::{Result, StoreError};
 use super::vault::{Place, Vault};
+
+impl Store {
+    /// What the database says of how it makes commits durable, for the log.
+    async fn setting(&self, sql: &str) -> Result<String> {
+        let statement = Statement::from_string(self.backend(), sql);
+        let row = self.inner.write.query_one_raw(statement).await?;
+        row.map_or(Ok(String::new()), |row| {
+            row.try_get_by_index::<String>(0).or_else(|_| Ok(row.try_get_by_index::<i32>(0)?.to_string()))
+        })
+    }
+
+    pub(super) async fn durability(&self) -> Result<String> {
+        let names: &[(&str, &str)] = match self.backend() {
+            DbBackend::Postgres => {
+                &[("fsync", "SHOW fsync"), ("synchronous_commit", "SHOW synchronous_commit")]
+            }
+            // 2 is FULL.
+            _ => &[("journal_mode", "PRAGMA journal_mode"), ("synchronous", "PRAGMA synchronous")],
+        };
+        let mut shown = Vec::new();
+        for (name, sql) in names {
+            shown.push(format!("{name}={}", self.setting(sql).await?));
+        }
+        Ok(shown.join(" "))
+    }
+}
 
 const INCARNATION: &str = "incarnation";
 const CANARY: &str = "vault_canary";

@@ -77,10 +77,7 @@ impl Tx {
     ///
     /// A delivery whose claim is no longer ours keeps its state; its attempt was made and is recorded all the
     /// same. Safe to repeat after a commit whose answer was lost. Returns the deliveries that were moved.
-    pub async fn finish_attempts(
-        &mut self,
-        finished: &[FinishedAttempt],
-    ) -> Result<HashSet<DeliveryId>> {
+    pub async fn finish_attempts(&mut self, finished: &[FinishedAttempt]) -> Result<HashSet<DeliveryId>> {
         let held = self.settle_queue(finished).await?;
         self.insert_attempts(finished).await?;
         let moved: Vec<&FinishedAttempt> =
@@ -114,7 +111,9 @@ impl Tx {
                     due.as_millis().into(),
                     small(one.attempt.number).into(),
                 ]),
-                Next::Success | Next::Failed => ends.push([id.into(), one.claim.token.into(), one.claim.lease.uuid().into()]),
+                Next::Success | Next::Failed => {
+                    ends.push([id.into(), one.claim.token.into(), one.claim.lease.uuid().into()])
+                }
             }
         }
         let mut held = ids(&ends.query(self.db(), DELETE_HELD).await?)?;
@@ -330,7 +329,8 @@ impl Tx {
             ends.push([one.delivery.uuid().into(), one.claim.token.into(), one.claim.lease.uuid().into()]);
         }
         let held = ids(&ends.query(self.db(), DELETE_HELD).await?)?;
-        let mut rows = Rows::new([("id", Kind::Uuid), ("status", Kind::SmallInt), ("ended_at", Kind::BigInt)]);
+        let mut rows =
+            Rows::new([("id", Kind::Uuid), ("status", Kind::SmallInt), ("ended_at", Kind::BigInt)]);
         for one in discarded.iter().filter(|one| held.contains(&one.delivery)) {
             let status = DeliveryStatus::Discarded;
             rows.push([one.delivery.uuid().into(), status.code().into(), now.as_millis().into()]);
@@ -368,7 +368,12 @@ impl Tx {
         ]);
         for one in released {
             let parked = if one.park { PARKED_PAUSED } else { 0 };
-            rows.push([one.delivery.uuid().into(), one.claim.token.into(), one.claim.lease.uuid().into(), parked.into()]);
+            rows.push([
+                one.delivery.uuid().into(),
+                one.claim.token.into(),
+                one.claim.lease.uuid().into(),
+                parked.into(),
+            ]);
         }
         let sql = "UPDATE queue SET claimed_by = NULL, parked = v.parked FROM v \
                    WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease";

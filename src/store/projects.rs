@@ -4,9 +4,9 @@ use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
+use super::Store;
 use super::error::{Result, StoreError};
 use super::tx::Tx;
-use super::Store;
 use crate::domain::clock::Timestamp;
 use crate::domain::id::{KeyId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
@@ -108,7 +108,8 @@ impl Store {
 
     /// Oldest first.
     pub async fn projects(&self, page: PageRequest) -> Result<Page<Project>> {
-        let mut query = project::Entity::find().order_by_asc(project::Column::Id).limit(u64::from(page.size) + 1);
+        let mut query =
+            project::Entity::find().order_by_asc(project::Column::Id).limit(u64::from(page.size) + 1);
         if let Some(after) = page.after {
             query = query.filter(project::Column::Id.gt(after));
         }
@@ -118,7 +119,8 @@ impl Store {
 
     /// Keys of a project, or operator keys; oldest first.
     pub async fn keys(&self, project: Option<ProjectId>, page: PageRequest) -> Result<Page<ApiKey>> {
-        let mut query = api_key::Entity::find().order_by_asc(api_key::Column::Id).limit(u64::from(page.size) + 1);
+        let mut query =
+            api_key::Entity::find().order_by_asc(api_key::Column::Id).limit(u64::from(page.size) + 1);
         query = match project {
             Some(project) => query.filter(api_key::Column::ProjectId.eq(project.uuid())),
             None => query.filter(api_key::Column::ProjectId.is_null()),

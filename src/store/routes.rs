@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseTransaction, IsolationLevel, QueryResult, Statement, TransactionTrait, Value,
+    AccessMode, ConnectionTrait, DatabaseTransaction, DbBackend, IsolationLevel, QueryResult, Statement,
+    TransactionTrait, Value,
 };
 use uuid::Uuid;
 
+use super::Store;
 use super::error::{Result, StoreError};
 use super::vault::Place;
-use super::Store;
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::{CustomHeader, EndpointStatus};
 use crate::domain::id::{EndpointId, ProjectId, SecretId};
@@ -25,10 +26,13 @@ impl Store {
     /// A project's routes, or none where the project is gone. `rules` are today's rules for URLs.
     pub async fn load_routes(&self, project: ProjectId, rules: &UrlRules) -> Result<Option<ProjectRoutes>> {
         // One snapshot, so that the version belongs to what is read with it.
-        let txn = self
-            .reader()
-            .begin_with_config(Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly))
-            .await?;
+        let txn = match self.backend() {
+            DbBackend::Postgres => {
+                let (isolation, mode) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
+                self.reader().begin_with_config(Some(isolation), Some(mode)).await?
+            }
+            _ => self.reader().begin().await?,
+        };
         let routes = self.read_routes(&txn, project, rules).await;
         txn.rollback().await?;
         routes
@@ -81,7 +85,8 @@ impl Store {
         txn: &DatabaseTransaction,
         project: ProjectId,
     ) -> Result<HashMap<EndpointId, Vec<LiveSecret>>> {
-        let sql = "SELECT id, endpoint_id, sealed, expires_at FROM secrets WHERE project_id = $1 ORDER BY id DESC";
+        let sql =
+            "SELECT id, endpoint_id, sealed, expires_at FROM secrets WHERE project_id = $1 ORDER BY id DESC";
         let now = Timestamp::now();
         let mut live: HashMap<EndpointId, Vec<LiveSecret>> = HashMap::new();
         for row in query(txn, sql, project).await? {
@@ -96,7 +101,11 @@ impl Store {
             let secret = SigningSecret::from_key(key.expose().to_vec())
                 .map_err(|_| StoreError::Corrupt("a signing secret's length".to_owned()))?;
             let endpoint = EndpointId::from_uuid(row.try_get_by_index(1)?);
-            live.entry(endpoint).or_default().push(LiveSecret { id: SecretId::from_uuid(id), secret, expires_at });
+            live.entry(endpoint).or_default().push(LiveSecret {
+                id: SecretId::from_uuid(id),
+                secret,
+                expires_at,
+            });
         }
         Ok(live)
     }
@@ -110,7 +119,8 @@ impl Store {
     ) -> Result<Vec<CustomHeader>> {
         let Some(sealed) = sealed else { return Ok(Vec::new()) };
         let json = self.vault().open(&headers_place(project, endpoint), &sealed)?;
-        serde_json::from_slice(json.expose()).map_err(|error| StoreError::Corrupt(format!("custom headers: {error}")))
+        serde_json::from_slice(json.expose())
+            .map_err(|error| StoreError::Corrupt(format!("custom headers: {error}")))
     }
 
     /// Seals an endpoint's custom headers; none where there are none.

@@ -53,7 +53,6 @@ impl<const N: usize> Rows<N> {
         self.rows.push(row);
     }
 
-
     /// Runs a statement that reads from `v`; says how many rows it changed.
     pub async fn execute(self, db: &impl ConnectionTrait, sql: &str) -> Result<u64> {
         let mut changed = 0;
@@ -87,8 +86,12 @@ impl<const N: usize> Rows<N> {
     }
 
     fn unnest(self, sql: &str) -> Statement {
-        let casts: Vec<String> =
-            self.columns.iter().enumerate().map(|(at, (_, kind))| format!("${}::{}", at + 1, kind.array().1)).collect();
+        let casts: Vec<String> = self
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(at, (_, kind))| format!("${}::{}", at + 1, kind.array().1))
+            .collect();
         let text = format!("WITH v({}) AS (SELECT * FROM UNNEST({})) {sql}", self.names(), casts.join(", "));
         let mut arrays = self.columns.map(|_| Vec::with_capacity(self.rows.len()));
         for row in self.rows {

@@ -3,11 +3,11 @@
 use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect};
 
+use super::Store;
 use super::endpoints::to_json;
 use super::error::{Result, StoreError};
 use super::routes::from_json;
 use super::tx::Tx;
-use super::Store;
 use crate::domain::clock::Timestamp;
 use crate::domain::id::{EndpointId, ProjectId, SubscriptionId};
 use crate::domain::page::{Page, PageRequest};

@@ -118,7 +118,9 @@ impl Vault {
             })
             .ok_or_else(failed)?;
         let sealed = cipher(&data_key[..])
-            .and_then(|cipher| cipher.encrypt(&XNonce::from(value_nonce), Payload { msg: value, aad: &data }).ok())
+            .and_then(|cipher| {
+                cipher.encrypt(&XNonce::from(value_nonce), Payload { msg: value, aad: &data }).ok()
+            })
             .ok_or_else(failed)?;
 
         let mut stored = Vec::with_capacity(HEADER_LEN + NONCE_LEN + sealed.len());

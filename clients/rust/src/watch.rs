@@ -1,5 +1,6 @@
 //! A Watch that resumes: it keeps the last token, and connects again when the server or the way to it goes.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use tonic::{Code, Status, Streaming};
@@ -74,9 +75,8 @@ impl WatchStream {
     /// Grows to five seconds, with half of it left to chance so that clients do not return together.
     fn wait(&self) -> Duration {
         let grown = FIRST_WAIT.saturating_mul(1 << self.tries.min(10)).min(LONGEST_WAIT);
-        let nanos = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.subsec_nanos());
-        grown.mul_f64(0.5 + f64::from(nanos % 1000) / 2000.0)
+        // A fresh hasher's keys are random, which is chance enough here.
+        let chance = RandomState::new().build_hasher().finish() % 1000;
+        grown.mul_f64(0.5 + f64::from(u16::try_from(chance).unwrap_or_default()) / 2000.0)
     }
 }

@@ -103,7 +103,9 @@ fn hints(address: std::net::SocketAddr, operator: &str, scenario: &Scenario) -> 
     let key = if std::io::stdout().is_terminal() { operator } else { "$KEY" };
     let project = scenario.project();
     let call = |body: &str, method: &str| {
-        format!("  grpcurl -plaintext -H 'authorization: Bearer {key}' -d '{body}' {address} hawser.v1.{method}")
+        format!(
+            "  grpcurl -plaintext -H 'authorization: Bearer {key}' -d '{body}' {address} hawser.v1.{method}"
+        )
     };
     [
         "Go on with grpcurl (`hawser demo --keep` leaves the server up):".to_owned(),

@@ -103,7 +103,9 @@ async fn accept(listener: TcpListener, state: Arc<Mutex<State>>, changed: watch:
         let service = service_fn(move |request| receive(state.clone(), changed.clone(), request));
         tokio::spawn(async move {
             // A connection that breaks is the sender's to try again.
-            let _broken = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _broken = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         });
     }
 }
@@ -117,7 +119,8 @@ async fn receive(
     let header = |name: &str| {
         request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
     };
-    let (id, timestamp, signature) = (header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"));
+    let (id, timestamp, signature) =
+        (header("webhook-id"), header("webhook-timestamp"), header("webhook-signature"));
     let Ok(body) = Limited::new(request.into_body(), BODY_MAX).collect().await else {
         return Ok(answer(StatusCode::PAYLOAD_TOO_LARGE));
     };

@@ -77,8 +77,10 @@ impl Scenario {
             event_types: vec!["refund.created".to_owned()],
             ..pb::Subscription::default()
         };
-        let request =
-            pb::CreateSubscriptionRequest { subscription: Some(subscription), ..pb::CreateSubscriptionRequest::default() };
+        let request = pb::CreateSubscriptionRequest {
+            subscription: Some(subscription),
+            ..pb::CreateSubscriptionRequest::default()
+        };
         client.subscriptions().create_subscription(request).await.map_err(|status| explain(&status))?;
         create(&client, receiver, STEADY[1], OWNER, &["*"], 0).await?;
         let shaky = create(&client, receiver, SHAKY, "", &["*"], FAILURES).await?;
@@ -92,7 +94,8 @@ impl Scenario {
     /// Publishes, shows what Watch tells until all deliveries ended, and checks what the receiver saw.
     pub async fn play(&self, receiver: &Receiver) -> anyhow::Result<Summary> {
         let started = Instant::now();
-        let mut changes = self.client.watch(pb::WatchRequest::default()).await.map_err(|status| explain(&status))?;
+        let mut changes =
+            self.client.watch(pb::WatchRequest::default()).await.map_err(|status| explain(&status))?;
         let mut published: HashMap<String, Vec<u8>> = HashMap::new();
         let mut deliveries = 0;
         for number in 0..self.events {
@@ -106,7 +109,7 @@ impl Scenario {
         deliveries += usize::try_from(reply.delivery_count)?;
         published.insert(reply.event_id, payload);
 
-        let attempts = show(&mut changes, deliveries).await?;
+        let attempts = show(&mut changes, deliveries, deliveries + FAILURES as usize).await?;
         let arrivals = receiver.accepted(deliveries).await;
         check(&arrivals, &published, deliveries)?;
         Ok(Summary {
@@ -144,7 +147,12 @@ async fn create(
     failures: u32,
 ) -> anyhow::Result<String> {
     let wait = |millis: i32| prost_types::Duration { seconds: 0, nanos: millis * 1_000_000 };
-    let backoff = pb::ExponentialBackoff { base: Some(wait(200)), factor: 2.0, cap: Some(wait(800)), jitter: Some(0.2) };
+    let backoff = pb::ExponentialBackoff {
+        base: Some(wait(200)),
+        factor: 2.0,
+        cap: Some(wait(800)),
+        jitter: Some(0.2),
+    };
     let endpoint = pb::Endpoint {
         name: path.trim_start_matches('/').to_owned(),
         url: receiver.url(path),
@@ -160,7 +168,8 @@ async fn create(
         event_types: event_types.iter().map(|text| (*text).to_owned()).collect(),
         ..pb::CreateEndpointRequest::default()
     };
-    let reply = client.endpoints().create_endpoint(request).await.map_err(|status| explain(&status))?.into_inner();
+    let reply =
+        client.endpoints().create_endpoint(request).await.map_err(|status| explain(&status))?.into_inner();
     receiver.expect(path, &reply.secret, failures)?;
     Ok(reply.endpoint.context("the reply has no endpoint")?.id)
 }
@@ -168,17 +177,24 @@ async fn create(
 /// Events of several types, with bodies that a careless sender would change.
 fn example(number: u32) -> (&'static str, Vec<u8>) {
     match number % 4 {
-        0 => ("invoice.paid", format!("{{\"invoice\": {number}, \"total\" : 1152921504606846976}}").into_bytes()),
+        0 => (
+            "invoice.paid",
+            format!("{{\"invoice\": {number}, \"total\" : 1152921504606846976}}").into_bytes(),
+        ),
         1 => ("refund.created", format!("{{\"a\":1,\"a\":2,\"n\":{number}}}\r\n").into_bytes()),
         2 => ("user.renamed", format!("  {{ \"name\": \"Zoë {number}\" }}").into_bytes()),
         _ => ("invoice.voided", [b"not json \xff\xfe ".as_slice(), number.to_string().as_bytes()].concat()),
     }
 }
 
-/// Prints changes until so many deliveries ended well; returns the attempts seen.
-async fn show(changes: &mut hawser_client::WatchStream, deliveries: usize) -> anyhow::Result<usize> {
+/// Prints changes until so many deliveries ended well after so many attempts; returns the attempts seen.
+async fn show(
+    changes: &mut hawser_client::WatchStream,
+    deliveries: usize,
+    due: usize,
+) -> anyhow::Result<usize> {
     let (mut ended, mut attempts, mut lines) = (HashSet::new(), 0, 0);
-    while ended.len() < deliveries {
+    while ended.len() < deliveries || attempts < due {
         let message = changes.message().await.map_err(|status| explain(&status))?;
         if let Some(line) = watch::line(&message) {
             lines += 1;
@@ -210,18 +226,27 @@ async fn show(changes: &mut hawser_client::WatchStream, deliveries: usize) -> an
 }
 
 /// Everything arrived, as often as it should, byte for byte, with good signatures.
-fn check(arrivals: &[Arrival], published: &HashMap<String, Vec<u8>>, deliveries: usize) -> anyhow::Result<()> {
+fn check(
+    arrivals: &[Arrival],
+    published: &HashMap<String, Vec<u8>>,
+    deliveries: usize,
+) -> anyhow::Result<()> {
     for one in arrivals {
         if let Some(problem) = &one.problem {
             anyhow::bail!("a delivery of {} to {} was not acceptable: {problem}", one.event, one.path);
         }
-        let expected = published.get(&one.event).with_context(|| format!("{} was never published", one.event))?;
+        let expected =
+            published.get(&one.event).with_context(|| format!("{} was never published", one.event))?;
         ensure(*expected == one.body, || format!("the body of {} arrived changed", one.event))?;
     }
     let accepted: Vec<_> = arrivals.iter().filter(|one| one.answered.is_success()).collect();
     let distinct: HashSet<_> = accepted.iter().map(|one| (&one.path, &one.event)).collect();
     ensure(accepted.len() == deliveries && distinct.len() == deliveries, || {
-        format!("{} deliveries arrived, {} of them different, and {deliveries} were due", accepted.len(), distinct.len())
+        format!(
+            "{} deliveries arrived, {} of them different, and {deliveries} were due",
+            accepted.len(),
+            distinct.len()
+        )
     })?;
     let failed = arrivals.iter().filter(|one| one.path == SHAKY && !one.answered.is_success()).count();
     ensure(failed == FAILURES as usize, || format!("the failing receiver was tried {failed} times in vain"))

@@ -1,0 +1,19 @@
+//! Behaviour, proved through the public face: the real binary, gRPC, real HTTP receivers, on SQLite and on a
+//! real PostgreSQL. Run it with `scripts/test`, which starts one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+mod access;
+mod delivery;
+mod endpoints;
+mod events;
+mod faults;
+mod layering;
+mod paging;
+mod pause;
+mod retry;
+mod shutdown;
+mod surface;
+mod watch;

@@ -1,0 +1,50 @@
+//! SIGTERM under load: a bounded end, nothing lost, nothing repeated that ended in time.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hawser_client::pb::publish_event_request::Target;
+use tokio::sync::Mutex;
+
+use crate::support::world::publish;
+use crate::support::{Database, Receiver, Reply, World, on_both, tier};
+
+on_both!(sigterm_under_load_loses_and_repeats_nothing);
+
+async fn sigterm_under_load_loses_and_repeats_nothing(database: Database) {
+    let mut world = World::new(database).await;
+    let receiver = Receiver::scripted(|_, _| Reply::after(Duration::from_millis(20))).await;
+    let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "acme").await;
+    let acknowledged = Arc::<Mutex<HashSet<String>>>::default();
+    for round in 0..tier(2, 10) {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let (client, endpoint) = (world.client.clone(), endpoint.id.clone());
+            let acknowledged = acknowledged.clone();
+            tasks.spawn(async move {
+                // Until the server stops.
+                while let Ok(reply) = publish(&client, Target::EndpointId(endpoint.clone()), b"{}", "").await
+                {
+                    acknowledged.lock().await.insert(reply.event_id);
+                }
+            });
+        }
+        let wanted = receiver.seen().len() + 200;
+        receiver.wait_for_count(wanted).await;
+        let asked = Instant::now();
+        assert!(world.server.terminate().await.success(), "round {round}: {}", world.server.log());
+        assert!(asked.elapsed() < Duration::from_secs(40), "the end took {:?}", asked.elapsed());
+        tasks.join_all().await;
+        world.restart().await;
+    }
+    let acknowledged = acknowledged.lock().await;
+    let seen = receiver
+        .wait_for("every acknowledged event", |seen| {
+            let ids: HashSet<_> = seen.iter().map(|one| one.event()).collect();
+            acknowledged.iter().all(|id| ids.contains(id))
+        })
+        .await;
+    let ids: HashSet<_> = seen.iter().map(|one| one.event()).collect();
+    assert_eq!(seen.len(), ids.len(), "attempts that ended within the drain time are not repeated");
+}

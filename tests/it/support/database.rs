@@ -1,0 +1,56 @@
+//! A fresh database for each test, gone with it.
+
+use sqlx::{Connection, Executor, PgConnection};
+
+/// Where a test's server keeps its data.
+pub struct Database {
+    /// None: SQLite in the server's data folder.
+    url: Option<String>,
+    admin: String,
+    name: String,
+}
+
+impl Database {
+    pub fn sqlite() -> Self {
+        Self { url: None, admin: String::new(), name: String::new() }
+    }
+
+    /// A database of its own in the cluster that `scripts/test` started.
+    pub async fn postgres() -> Self {
+        let admin = std::env::var("HAWSER_TEST_POSTGRES").expect(
+            "HAWSER_TEST_POSTGRES names no PostgreSQL; run the tests with scripts/test, which starts one",
+        );
+        let name = format!("it_{}", uuid::Uuid::now_v7().simple());
+        let mut session = PgConnection::connect(&admin).await.expect("PostgreSQL answers");
+        session.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.expect("created");
+        session.close().await.expect("closed");
+        let base = admin.rsplit_once('/').expect("a URL with a database").0;
+        Self { url: Some(format!("{base}/{name}")), admin: admin.clone(), name }
+    }
+
+    pub fn url(&self) -> Option<&str> {
+        self.url.as_deref()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if self.url.is_none() {
+            return;
+        }
+        let (admin, name) = (self.admin.clone(), self.name.clone());
+        // A thread of its own, because a test's runtime may be ending.
+        let dropping = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            runtime.block_on(async {
+                let mut session = PgConnection::connect(&admin).await.expect("PostgreSQL answers");
+                let sql = format!("DROP DATABASE {name} WITH (FORCE)");
+                session.execute(sqlx::AssertSqlSafe(sql)).await.expect("dropped");
+            });
+        });
+        if dropping.join().is_err() && !std::thread::panicking() {
+            panic!("the test's database could not be dropped");
+        }
+    }
+}

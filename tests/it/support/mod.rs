@@ -1,0 +1,42 @@
+//! What the tests run on.
+
+pub mod database;
+pub mod receiver;
+pub mod server;
+pub mod world;
+
+pub use database::Database;
+pub use receiver::{Receiver, Reply};
+pub use server::Server;
+pub use world::World;
+
+/// Makes of each named test function two tests, one on each database.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        $(mod $name {
+            use crate::support::Database;
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                super::$name(Database::sqlite()).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                super::$name(Database::postgres().await).await;
+            }
+        })+
+    };
+}
+pub(crate) use on_both;
+
+/// Small numbers in the everyday run, full ones where the fault tier is asked for.
+pub fn tier(small: usize, full: usize) -> usize {
+    match std::env::var("HAWSER_FAULT_TIER").as_deref() {
+        Ok("full") => full,
+        _ => small,
+    }
+}
+
+/// The longest that anything a test awaits may take.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(90);

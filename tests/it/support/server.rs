@@ -1,0 +1,130 @@
+//! The real binary, started, killed and started again on the same data.
+
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+
+use super::{Database, PATIENCE};
+
+/// A server process with its data.
+pub struct Server {
+    child: Option<Child>,
+    database: Database,
+    folder: tempfile::TempDir,
+    arguments: Vec<String>,
+    starts: usize,
+    address: String,
+}
+
+impl Server {
+    /// Starts on a fresh store, with http and loopback allowed.
+    pub async fn start(database: Database) -> Self {
+        Self::start_with(database, &["--allow-http", "--allow-net", "127.0.0.0/8"]).await
+    }
+
+    pub async fn start_with(database: Database, arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
+        let mut server = Self { child: None, database, folder, arguments, starts: 0, address: String::new() };
+        server.spawn().await;
+        server
+    }
+
+    /// Starts again on the same data.
+    pub async fn spawn(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        self.starts += 1;
+        let ready = self.folder.path().join(format!("ready-{}", self.starts));
+        let log = std::fs::File::create(self.log_path()).expect("a log file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hawser"));
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .arg(self.folder.path())
+            .arg("--ready-file")
+            .arg(&ready)
+            .args(&self.arguments)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true);
+        if let Some(url) = self.database.url() {
+            command.args(["--store", url]);
+        }
+        self.child = Some(command.spawn().expect("the binary starts"));
+        let text = self.file(&ready).await;
+        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        self.address = json["grpc"].as_str().expect("an address").to_owned();
+    }
+
+    /// Waits for a file that the server writes.
+    async fn file(&mut self, path: &std::path::Path) -> String {
+        let child = self.child.as_mut().expect("it runs");
+        let waiting = async {
+            loop {
+                match std::fs::read_to_string(path) {
+                    Ok(text) if !text.is_empty() => return text,
+                    // Files cannot be awaited; the server's end can.
+                    _ => {
+                        if tokio::time::timeout(Duration::from_millis(5), child.wait()).await.is_ok() {
+                            return String::new();
+                        }
+                    }
+                }
+            }
+        };
+        let text = tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_default();
+        assert!(!text.is_empty(), "the server did not come up:\n{}", self.log());
+        text
+    }
+
+    pub fn address(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub async fn operator_key(&mut self) -> String {
+        let path = self.folder.path().join("operator.key");
+        self.file(&path).await.trim().to_owned()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join(format!("log-{}", self.starts))
+    }
+
+    /// What it logged since its last start.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub fn data(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// SIGKILL: nothing of it runs any more when this returns.
+    pub async fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().await.expect("killed");
+    }
+
+    /// SIGTERM; waits for the end.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        let pid = child.id().expect("it runs").to_string();
+        let told = Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill exists");
+        assert!(told.success());
+        match tokio::time::timeout(PATIENCE, child.wait()).await {
+            Ok(status) => status.expect("waited"),
+            Err(_) => panic!("the server did not end:\n{}", self.log()),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the server's log ---\n{}", self.log());
+        }
+    }
+}
