@@ -6,6 +6,7 @@
 mod changes;
 mod claim;
 mod connect;
+mod counters;
 mod deliveries;
 mod endpoints;
 mod error;
