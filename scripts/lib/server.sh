@@ -8,32 +8,23 @@ server_start() {
     (cd "$root" && cargo build --locked --bin hawser)
     HAWSER_BIN=$target/debug/hawser
   fi
-  local pid port
+  local pid
   temp_dir server
-  HAWSER_OPERATOR_KEY=hwk_$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')
+  HAWSER_OPERATOR_KEY=$("$HAWSER_BIN" keys generate)
   export HAWSER_ADDR HAWSER_OPERATOR_KEY
 
-  # Nobody can reserve a port, so one below the ephemeral range is tried until the server gets it.
-  for _ in {1..20}; do
-    port=$((20000 + RANDOM % 12000))
-    HAWSER_ADDR=127.0.0.1:$port
-    "${die_with_us[@]}" TERM "$HAWSER_BIN" serve --data-dir "$temp/data" --grpc-listen "$HAWSER_ADDR" \
-      --allow-http --allow-net 127.0.0.0/8 >"$temp/log" 2>&1 &
-    pid=$!
-    for _ in {1..500}; do
-      kill -0 "$pid" 2>/dev/null || break
-      if "$HAWSER_BIN" health --address "http://$HAWSER_ADDR" >/dev/null 2>&1 && kill -0 "$pid" 2>/dev/null; then
-        at_exit stop_process "$pid" TERM 30
-        return 0
-      fi
-      sleep 0.02
-    done
-    if kill -0 "$pid" 2>/dev/null; then
-      stop_process "$pid" KILL 5
-      break
+  "${die_with_us[@]}" TERM "$HAWSER_BIN" serve --data "$temp/data" --listen 127.0.0.1:0 --ready-file "$temp/ready" \
+    --allow-http --allow-net 127.0.0.0/8 >"$temp/log" 2>&1 &
+  pid=$!
+  for _ in {1..1500}; do
+    if [ -s "$temp/ready" ]; then
+      HAWSER_ADDR=$(sed -n 's/.*"grpc":"\([^"]*\)".*/\1/p' "$temp/ready")
+      "$HAWSER_BIN" health --addr "http://$HAWSER_ADDR" >/dev/null || die "the server is not healthy"
+      at_exit stop_process "$pid" TERM 30
+      return 0
     fi
-    wait "$pid" || true
-    grep -qi 'in use' "$temp/log" || break
+    kill -0 "$pid" 2>/dev/null || break
+    sleep 0.02
   done
   cat "$temp/log" >&2
   die "hawser serve did not become ready (its log is above)"
