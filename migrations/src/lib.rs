@@ -1,7 +1,7 @@
 //! Hawser's schema, one file per migration, the same on SQLite and PostgreSQL.
 //!
 //! Migrations never see entities, which change. They use portable builders; what only one database has
-//! (partitions, storage settings) stands behind a match on the backend in [`dialect`].
+//! (partitions, storage settings) stands behind a match on the backend in `dialect`.
 //!
 //! Shapes that every table shares: ids are UUIDv7; times are Unix milliseconds; states and kinds are small
 //! numbers that the domain names; lists and maps that are only read whole are JSON text; sealed values are

@@ -79,7 +79,7 @@ impl Watch {
     }
 }
 
-/// The heading of [`line`]'s columns.
+/// The heading of [`line()`]'s columns.
 pub fn heading() -> String {
     row("TIME", "WHAT", "ID", "STATE", "DETAIL")
 }
