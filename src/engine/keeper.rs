@@ -80,9 +80,17 @@ pub async fn run(store: Store, shared: Arc<Shared>, node: String, stop: Cancella
             () = tokio::time::sleep(LEASE_LIFE / 3) => {}
             () = drained(&shared, &stop) => return,
         }
-        if let Err(error) = renew(&store, &shared, &keeper, &node).await {
-            tracing::warn!(error = chain(&error), "the lease could not be renewed");
-            continue;
+        // A connection that hangs must not hold the renewal for ever.
+        match tokio::time::timeout(LEASE_LIFE / 3, renew(&store, &shared, &keeper, &node)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = chain(&error), "the lease could not be renewed");
+                continue;
+            }
+            Err(_) => {
+                tracing::warn!("the lease could not be renewed in time");
+                continue;
+            }
         }
         match store.free_dead_leases(keeper.lease()).await {
             Ok(0) => {}

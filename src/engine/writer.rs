@@ -86,6 +86,7 @@ impl Inbox {
 const TURN_EVENTS: usize = 512;
 const TURN_BYTES: usize = 8 * 1024 * 1024;
 const TURN_OUTCOMES: usize = 512;
+const TURN_LONGEST: Duration = Duration::from_secs(30);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(2);
 
@@ -204,7 +205,9 @@ impl Writer {
     }
 
     async fn turn(&mut self, batch: Batch) {
-        match self.write(&batch).await {
+        // A connection that hangs must not hold everyone for ever; what it did shows when it is tried again.
+        let written = tokio::time::timeout(TURN_LONGEST, self.write(&batch)).await;
+        match written.unwrap_or(Err(StoreError::TimedOut)) {
             Ok((verdicts, claimed)) => {
                 self.backoff = None;
                 self.settle(batch, verdicts, claimed);

@@ -13,6 +13,8 @@ pub enum StoreError {
     Db(#[from] DbErr),
     #[error("the database connection failed")]
     Sqlx(#[from] sqlx::Error),
+    #[error("the database did not answer in time")]
+    TimedOut,
     /// A stored value that this version cannot read.
     #[error("stored data does not read: {0}")]
     Corrupt(String),
@@ -44,6 +46,7 @@ impl StoreError {
             | Self::Db(DbErr::Exec(RuntimeErr::SqlxError(error)))
             | Self::Db(DbErr::Query(RuntimeErr::SqlxError(error))) => is_transient(error),
             Self::Sqlx(error) => is_transient(error),
+            Self::TimedOut => true,
             _ => false,
         }
     }
