@@ -80,6 +80,21 @@ pub struct NewKey {
     pub expires_at: Option<Timestamp>,
 }
 
+impl NewKey {
+    fn made(self, id: KeyId) -> ApiKey {
+        ApiKey {
+            id,
+            project: self.project,
+            name: self.name,
+            scopes: self.scopes,
+            created_at: Timestamp::now(),
+            expires_at: self.expires_at,
+            last_used_at: None,
+            revoked_at: None,
+        }
+    }
+}
+
 /// When it was read, the key, and the hash of its secret.
 type KnownKey = (Instant, ApiKey, [u8; 32]);
 
@@ -186,16 +201,7 @@ impl Services {
         new: NewKey,
         secret: &KeySecret,
     ) -> Result<ApiKey> {
-        let key = ApiKey {
-            id,
-            project: new.project,
-            name: new.name,
-            scopes: new.scopes,
-            created_at: Timestamp::now(),
-            expires_at: new.expires_at,
-            last_used_at: None,
-            revoked_at: None,
-        };
+        let key = new.made(id);
         let tx = self.store.begin(Lane::Service).await?;
         tx.insert_key(&key, secret.hash()).await?;
         tx.audit(AuditEntry {
@@ -277,23 +283,14 @@ impl Services {
 
 /// Making keys without a server, for whoever holds the store itself.
 pub mod offline {
-    use super::{ApiKey, KeyId, KeySecret, NewKey, Result, Timestamp};
+    use super::{KeyId, KeySecret, NewKey, Result};
     use crate::store::{Lane, Store};
 
     /// Makes a key in a store that is open here.
     pub async fn create_key(store: &Store, new: NewKey) -> Result<KeySecret> {
         let id = KeyId::new();
         let secret = KeySecret::generate(id);
-        let key = ApiKey {
-            id,
-            project: new.project,
-            name: new.name,
-            scopes: new.scopes,
-            created_at: Timestamp::now(),
-            expires_at: new.expires_at,
-            last_used_at: None,
-            revoked_at: None,
-        };
+        let key = new.made(id);
         let tx = store.begin(Lane::Service).await?;
         tx.insert_key(&key, secret.hash()).await?;
         tx.commit().await?;
