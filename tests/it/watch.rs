@@ -7,7 +7,7 @@ use hawser_client::pb::watch_request::Start;
 use hawser_client::pb::watch_response::Change;
 use hawser_client::{Client, field_violations, pb};
 
-use crate::support::world::{next, publish};
+use crate::support::world::{next, publish, quick_retries};
 use crate::support::{Database, PATIENCE, Receiver, Reply, World, on_both, tier};
 
 on_both!(
@@ -56,7 +56,13 @@ async fn a_stream_cut_at_random_sees_each_change_once_and_in_order(database: Dat
     let world = World::new(database).await;
     let receiver =
         Receiver::scripted(|_, before| Reply::status(if before % 7 == 3 { 500 } else { 204 })).await;
-    let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "acme").await;
+    // A budget that no run of failures can spend.
+    let endpoint = pb::Endpoint {
+        url: receiver.url("/hook"),
+        retry_policy: Some(quick_retries(100)),
+        ..Default::default()
+    };
+    let (endpoint, _) = world.create(endpoint, &["*"]).await;
     let mut first = world.watch().await;
     let start = Start::ResumeToken(first.resume_token().expect("a token").to_owned());
     let events = tier(1_000, 5_000);

@@ -18,12 +18,12 @@ macro_rules! on_both {
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sqlite() {
-                super::$name(Database::sqlite()).await;
+                crate::support::in_time(super::$name(Database::sqlite())).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
-                super::$name(Database::postgres().await).await;
+                crate::support::in_time(super::$name(Database::postgres().await)).await;
             }
         })+
     };
@@ -36,6 +36,11 @@ pub fn tier(small: usize, full: usize) -> usize {
         Ok("full") => full,
         _ => small,
     }
+}
+
+/// Ends a test that goes on for ever, for example because bookmarks keep a stream alive.
+pub async fn in_time(test: impl Future<Output = ()>) {
+    tokio::time::timeout(4 * PATIENCE, test).await.expect("the test ends in time");
 }
 
 /// The longest that anything a test awaits may take.
