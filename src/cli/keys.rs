@@ -2,14 +2,15 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Subcommand;
 use hawser_client::{Client, pb};
 
 use super::connect::{Server, explain};
 use super::table;
 use crate::config::Options;
-use crate::domain::principal::Scope;
+use crate::domain::id::ProjectId;
+use crate::domain::principal::{Scope, Scopes};
 use crate::service::{NewKey, generate_operator_key, offline};
 use crate::store::{Store, StoreSettings};
 
@@ -66,31 +67,54 @@ enum Action {
     Generate,
 }
 
+const HEADINGS: [&str; 4] = ["id", "name", "scopes", "state"];
+
 impl Keys {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         match (&self.store, &self.action) {
             (_, Action::Generate) => println!("{}", generate_operator_key().reveal()),
-            (Some(url), Action::Create { project: None, name, .. }) => {
-                println!("{}", create_offline(url, &self.server, name).await?);
-            }
-            (Some(_), _) => {
-                bail!("with --store only `create` of an operator key works; start the server for the rest")
-            }
+            (Some(url), action) => offline(url, &self.server, action).await?,
             (None, action) => online(&self.server.connect().await?, action).await?,
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-async fn create_offline(url: &str, server: &Server, name: &str) -> anyhow::Result<String> {
+async fn offline(url: &str, server: &Server, action: &Action) -> anyhow::Result<()> {
     let options =
         Options { store: Some(url.to_owned()), data: Some(server.data.clone()), ..Options::default() };
     let (url, vault) = (options.database()?, options.vault()?);
     let store = Store::open(StoreSettings { url, vault, migrate: false, read_connections: 1 }).await?;
-    let new = NewKey { project: None, name: name.to_owned(), scopes: Default::default(), expires_at: None };
-    let secret = offline::create_key(&store, new).await?;
+    let result = act_offline(&store, action).await;
     store.close().await;
-    Ok(secret.reveal().to_owned())
+    result
+}
+
+async fn act_offline(store: &Store, action: &Action) -> anyhow::Result<()> {
+    match action {
+        Action::Create { project, name, scope } => {
+            let project: Option<ProjectId> = project.as_deref().map(str::parse).transpose()?;
+            let scopes = if project.is_some() { named(scope)? } else { Scopes::default() };
+            let new = NewKey { project, name: name.clone(), scopes, expires_at: None };
+            println!("{}", offline::create_key(store, new).await?.reveal());
+        }
+        Action::List { project } => {
+            let project: Option<ProjectId> = project.as_deref().map(str::parse).transpose()?;
+            let mut table = table::plain(&HEADINGS);
+            for key in offline::list_keys(store, project).await? {
+                let scopes: Vec<&str> = key.scopes.iter().map(Scope::as_str).collect();
+                let state = if key.revoked_at.is_some() { "revoked" } else { "valid" };
+                table.add_row([key.id.to_string(), key.name, scopes.join(" "), state.to_owned()]);
+            }
+            println!("{table}");
+        }
+        Action::Revoke { id } => {
+            offline::revoke_key(store, id.parse()?).await?;
+            eprintln!("{id} is revoked");
+        }
+        Action::Generate => {}
+    }
+    Ok(())
 }
 
 async fn online(client: &Client, action: &Action) -> anyhow::Result<()> {
@@ -110,7 +134,7 @@ async fn online(client: &Client, action: &Action) -> anyhow::Result<()> {
             println!("{}", reply.secret);
         }
         Action::List { project } => {
-            let mut table = table::plain(&["id", "name", "scopes", "state"]);
+            let mut table = table::plain(&HEADINGS);
             let mut request = pb::ListApiKeysRequest {
                 project_id: project.clone().unwrap_or_default(),
                 page_size: 1000,
@@ -152,13 +176,18 @@ fn number(scope: Scope) -> i32 {
 }
 
 fn scopes(names: &[String]) -> anyhow::Result<Vec<i32>> {
+    Ok(named(names)?.iter().map(number).collect())
+}
+
+/// Scopes by name; all where none is named.
+fn named(names: &[String]) -> anyhow::Result<Scopes> {
     if names.is_empty() {
-        return Ok(Scope::ALL.into_iter().map(number).collect());
+        return Ok(Scopes::all());
     }
     names
         .iter()
         .map(|name| {
-            Scope::from_name(name).map(number).with_context(|| {
+            Scope::from_name(name).with_context(|| {
                 let known: Vec<&str> = Scope::ALL.into_iter().map(Scope::as_str).collect();
                 format!("{name:?} is not a scope; there are {}", known.join(", "))
             })

@@ -283,11 +283,15 @@ impl Services {
 
 /// Making keys without a server, for whoever holds the store itself.
 pub mod offline {
-    use super::{KeyId, KeySecret, NewKey, Result};
+    use super::{ApiKey, Error, KeyId, KeySecret, NewKey, PageRequest, ProjectId, Result, Timestamp};
+    use crate::domain::page::PAGE_MAX;
     use crate::store::{Lane, Store};
 
     /// Makes a key in a store that is open here.
     pub async fn create_key(store: &Store, new: NewKey) -> Result<KeySecret> {
+        if let Some(project) = new.project {
+            store.project(project).await?.ok_or_else(|| Error::not_found("project", project))?;
+        }
         let id = KeyId::new();
         let secret = KeySecret::generate(id);
         let key = new.made(id);
@@ -295,6 +299,21 @@ pub mod offline {
         tx.insert_key(&key, secret.hash()).await?;
         tx.commit().await?;
         Ok(secret)
+    }
+
+    /// Keys of a project, or operator keys; the first thousand.
+    pub async fn list_keys(store: &Store, project: Option<ProjectId>) -> Result<Vec<ApiKey>> {
+        let page = PageRequest { size: PAGE_MAX, after: None };
+        Ok(store.keys(project, page).await?.items)
+    }
+
+    /// Revokes a key.
+    pub async fn revoke_key(store: &Store, id: KeyId) -> Result<ApiKey> {
+        let tx = store.begin(Lane::Service).await?;
+        let key =
+            tx.revoke_key(id, Timestamp::now()).await?.ok_or_else(|| Error::not_found("api_key", id))?;
+        tx.commit().await?;
+        Ok(key)
     }
 }
 

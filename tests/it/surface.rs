@@ -104,6 +104,20 @@ async fn the_command_line_speaks_to_the_server() {
     let refused = run(words(&format!("keys --addr {address} --key {key} list"))).await;
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("operator"), "{refused:?}");
+    // On a stopped server the store itself is worked on.
+    let data = world.server.data().to_owned();
+    let store = format!("--store sqlite:{}/hawser.db --data {}", data.display(), data.display());
+    let busy = run(words(&format!("keys {store} list"))).await;
+    assert!(String::from_utf8_lossy(&busy.stderr).contains("another hawser process"), "{busy:?}");
+    world.server.terminate().await;
+    let rescue = run(words(&format!("keys {store} create --name rescue"))).await;
+    assert!(String::from_utf8_lossy(&rescue.stdout).starts_with("hk_"), "{rescue:?}");
+    let listed = run(words(&format!("keys {store} list --project {project}"))).await;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let id =
+        listed.lines().find(|line| line.contains(" cli ")).and_then(|line| line.split_whitespace().next());
+    let revoked = run(words(&format!("keys {store} revoke {}", id.expect("the key of before")))).await;
+    assert!(revoked.status.success(), "{revoked:?}");
     let stopped = run(words("health --addr http://127.0.0.1:9")).await;
     assert_eq!(stopped.status.code(), Some(1));
 }
