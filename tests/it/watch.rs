@@ -32,10 +32,13 @@ fn told(message: &pb::WatchResponse) -> Option<String> {
     }
 }
 
-/// Reads until so many changes came, leaving and resuming whenever `cut` says so after a message.
-async fn follow(client: Client, start: Start, changes: usize, mut cut: impl FnMut() -> bool) -> Vec<String> {
+/// Reads until so many changes came; whenever `cut` says so after a message, the connection is dropped and the
+/// stream resumed on a new one.
+async fn follow(world: &World, start: Start, changes: usize, mut cut: impl FnMut() -> bool) -> Vec<String> {
     let (mut start, mut seen) = (start, Vec::new());
     while seen.len() < changes {
+        let key = hawser_client::Key::new(world.key.clone());
+        let client = Client::connect(world.server.address(), key).await.expect("connected");
         let request = pb::WatchRequest { start: Some(start.clone()), ..Default::default() };
         let mut stream = client.watches().watch(request).await.expect("a stream").into_inner();
         while seen.len() < changes {
@@ -101,10 +104,8 @@ async fn a_stream_cut_at_random_sees_each_change_once_and_in_order(database: Dat
     };
     let ((), reference) = tokio::join!(publishing, reference);
     let count = reference.len();
-    let (one, two) = tokio::join!(
-        follow(world.client.clone(), start.clone(), count, random()),
-        follow(world.client.clone(), start, count, random()),
-    );
+    let (one, two) =
+        tokio::join!(follow(&world, start.clone(), count, random()), follow(&world, start, count, random()),);
     assert_eq!(one, reference);
     assert_eq!(two, reference);
 
