@@ -100,9 +100,10 @@ impl Tx {
         owner: Option<String>,
         now: Timestamp,
     ) -> Result<bool> {
-        // Two retries at once meet at the queue's key.
+        // Two retries at once meet at the queue's key. The fencing token goes on from the time, far above those
+        // of the claims before, so that an outcome of an older claim that is written again cannot fit.
         let sql = "INSERT INTO queue (id, project_id, endpoint_id, event_id, due_at, parked, token, budget_start, \
-                   attempts, created_at) VALUES ($1, $2, $3, $4, $5, 0, 0, $6, $6, $7) ON CONFLICT (id) DO NOTHING";
+                   attempts, created_at) VALUES ($1, $2, $3, $4, $5, 0, $5, $6, $6, $7) ON CONFLICT (id) DO NOTHING";
         let attempts = i16::try_from(delivery.attempts).unwrap_or(i16::MAX);
         let values: [Value; 7] = [
             delivery.id.uuid().into(),
