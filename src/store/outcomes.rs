@@ -275,7 +275,9 @@ impl Tx {
                 parked.into(),
             ]);
         }
-        let sql = "UPDATE queue SET claimed_by = NULL, parked = v.parked FROM v \
+        // Resumed meanwhile, it must not be parked: nobody would let it go before the slow round. 2 is PAUSED.
+        let sql = "UPDATE queue SET claimed_by = NULL, parked = CASE WHEN EXISTS (SELECT 1 FROM endpoints \
+                   WHERE endpoints.id = queue.endpoint_id AND endpoints.status = 2) THEN v.parked ELSE 0 END FROM v \
                    WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease";
         rows.execute(self.db(), sql).await?;
         Ok(())
