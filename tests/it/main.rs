@@ -11,6 +11,7 @@ mod endpoints;
 mod events;
 mod faults;
 mod layering;
+mod nodes;
 mod paging;
 mod pause;
 mod retry;

@@ -28,6 +28,11 @@ impl Database {
         Self { url: Some(format!("{base}/{name}")), admin: admin.clone(), name }
     }
 
+    /// A session of the test's own on this database, which must be PostgreSQL.
+    pub async fn session(&self) -> PgConnection {
+        PgConnection::connect(self.url().expect("PostgreSQL")).await.expect("PostgreSQL answers")
+    }
+
     pub fn url(&self) -> Option<&str> {
         self.url.as_deref()
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::process::{Child, Command};
@@ -11,7 +12,8 @@ use super::{Database, PATIENCE};
 /// A server process with its data.
 pub struct Server {
     child: Option<Child>,
-    database: Database,
+    /// Shared with the other nodes on it.
+    database: Arc<Database>,
     folder: tempfile::TempDir,
     arguments: Vec<String>,
     starts: usize,
@@ -27,6 +29,19 @@ impl Server {
     pub async fn start_with(database: Database, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
+        Self::first_start(Arc::new(database), folder, arguments).await
+    }
+
+    /// Another node on the same database, which must be PostgreSQL: with the same arguments and master key.
+    pub async fn join(&self) -> Self {
+        assert!(self.database.url().is_some(), "a SQLite store has one process");
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = |folder: &tempfile::TempDir| folder.path().join("master.key");
+        std::fs::copy(key(&self.folder), key(&folder)).expect("the master key");
+        Self::first_start(self.database.clone(), folder, self.arguments.clone()).await
+    }
+
+    async fn first_start(database: Arc<Database>, folder: tempfile::TempDir, arguments: Vec<String>) -> Self {
         let mut server = Self { child: None, database, folder, arguments, starts: 0, address: String::new() };
         server.spawn().await;
         server
@@ -98,6 +113,10 @@ impl Server {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
     pub fn data(&self) -> &std::path::Path {
         self.folder.path()
     }
@@ -108,12 +127,17 @@ impl Server {
         child.kill().await.expect("killed");
     }
 
+    /// Sends a signal, such as STOP or CONT.
+    pub async fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().and_then(Child::id).expect("it runs").to_string();
+        let told = Command::new("kill").args(["-s", name, &pid]).status().await.expect("kill exists");
+        assert!(told.success());
+    }
+
     /// SIGTERM; waits for the end.
     pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal("TERM").await;
         let mut child = self.child.take().expect("it runs");
-        let pid = child.id().expect("it runs").to_string();
-        let told = Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill exists");
-        assert!(told.success());
         match tokio::time::timeout(PATIENCE, child.wait()).await {
             Ok(status) => status.expect("waited"),
             Err(_) => panic!("the server did not end:\n{}", self.log()),

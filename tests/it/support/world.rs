@@ -37,6 +37,11 @@ impl World {
         self.operator = Client::connect(address, operator).await.expect("connected");
     }
 
+    /// A client of another node with this world's key.
+    pub async fn client_of(&self, node: &Server) -> Client {
+        Client::connect(node.address(), Key::new(self.key.clone())).await.expect("connected")
+    }
+
     /// An endpoint of `owner`; returns it with its secret.
     pub async fn endpoint(&self, url: &str, owner: &str) -> (pb::Endpoint, String) {
         let endpoint = pb::Endpoint {
