@@ -40,6 +40,10 @@ pub struct Error {
     pub violations: Vec<Violation>,
     /// Kind and id of the resource it is about.
     pub resource: Option<(&'static str, String)>,
+    /// What of, and how much there is, where a limit of the caller's is reached.
+    pub quota: Option<(String, String)>,
+    /// Names and values for programs, such as a token to go on with.
+    pub metadata: Vec<(&'static str, String)>,
     /// When trying again may help.
     pub retry_after: Option<Duration>,
     /// For the log only.
@@ -56,6 +60,8 @@ impl Error {
             message: message.into(),
             violations: Vec::new(),
             resource: None,
+            quota: None,
+            metadata: Vec::new(),
             retry_after: None,
             cause: None,
         }
@@ -91,6 +97,16 @@ impl Error {
         }
     }
 
+    /// A limit is reached; `subject` is what it is a limit of.
+    pub fn quota(reason: &'static str, subject: impl fmt::Display, description: impl Into<String>) -> Self {
+        let description = description.into();
+        Self {
+            quota: Some((subject.to_string(), description.clone())),
+            retry_after: Some(Duration::from_secs(1)),
+            ..Self::new(ErrorKind::ResourceExhausted, reason, description)
+        }
+    }
+
     /// Our own fault; the caller learns nothing but that.
     pub fn internal(cause: impl Into<anyhow::Error>) -> Self {
         Self::new(ErrorKind::Internal, "INTERNAL", "an internal error occurred; the server's log has it")
@@ -99,6 +115,12 @@ impl Error {
 
     pub fn about(mut self, resource: &'static str, id: impl fmt::Display) -> Self {
         self.resource = Some((resource, id.to_string()));
+        self
+    }
+
+    /// Adds a value for programs.
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.metadata.push((name, value.into()));
         self
     }
 

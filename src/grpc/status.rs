@@ -1,6 +1,5 @@
 //! The one table from errors to `google.rpc.Status`. No other place makes a status.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -39,12 +38,16 @@ impl From<Error> for Status {
 
 fn details(error: &Error) -> ErrorDetails {
     let mut details = ErrorDetails::new();
-    details.set_error_info(error.reason, DOMAIN, HashMap::new());
+    let metadata = error.metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+    details.set_error_info(error.reason, DOMAIN, metadata.collect::<std::collections::HashMap<_, _>>());
     for violation in &error.violations {
         details.add_bad_request_violation(&violation.field, &violation.description);
     }
     if let Some((kind, id)) = &error.resource {
         details.set_resource_info(*kind, id, "", &error.message);
+    }
+    if let Some((subject, description)) = &error.quota {
+        details.add_quota_failure_violation(subject, description);
     }
     if error.kind == ErrorKind::FailedPrecondition {
         let subject = error.resource.as_ref().map(|(_, id)| id.as_str()).unwrap_or_default();
