@@ -115,6 +115,8 @@ pub struct Endpoint {
     pub status_changed_at: Timestamp,
     /// Counts changes of `settings`; the etag is made of it.
     pub version: i64,
+    /// Counts all changes, of settings and state, so that of two changes the newer one is known.
+    pub revision: i64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub consecutive_failures: u32,
@@ -140,6 +142,8 @@ impl Endpoint {
 /// Which endpoints a list shows.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointFilter {
+    /// Empty: all.
+    pub ids: Vec<EndpointId>,
     pub owner: Option<String>,
     pub status: Option<EndpointStatus>,
     pub uid: Option<String>,

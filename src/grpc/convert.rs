@@ -106,6 +106,7 @@ pub fn endpoint(endpoint: Endpoint) -> pb::Endpoint {
         etag,
         create_time: Some(time(endpoint.created_at)),
         update_time: Some(time(endpoint.updated_at)),
+        revision: endpoint.revision,
     }
 }
 

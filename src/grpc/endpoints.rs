@@ -86,6 +86,7 @@ impl pb::endpoint_service_server::EndpointService for Api {
             }
         };
         let filter = EndpointFilter {
+            ids: Vec::new(),
             owner: check.optional_text("owner_id", request.owner_id.clone(), TEXT_MAX),
             status,
             uid: check.optional_text("uid", request.uid.clone(), TEXT_MAX),

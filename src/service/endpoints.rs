@@ -73,6 +73,7 @@ impl Services {
             status_reason: String::new(),
             status_changed_at: now,
             version: 1,
+            revision: 1,
             created_at: now,
             updated_at: now,
             consecutive_failures: 0,

@@ -41,6 +41,7 @@ mod entity {
         pub status_reason: String,
         pub status_changed_at: i64,
         pub version: i64,
+        pub revision: i64,
         pub created_at: i64,
         pub updated_at: i64,
     }
@@ -67,11 +68,12 @@ impl Tx {
         row.map(|row| self.store().endpoint_of(row)).transpose()
     }
 
-    /// Writes a changed endpoint.
+    /// Writes a changed endpoint, which was read in this transaction, under its next revision.
     pub async fn update_endpoint(&mut self, kind: EndpointChangeKind, endpoint: &Endpoint) -> Result<()> {
-        let row = self.store().row_of(endpoint)?;
+        let endpoint = next_revision(endpoint);
+        let row = self.store().row_of(&endpoint)?;
         entity::Entity::update(row).validate().map_err(StoreError::from)?.exec(self.db()).await?;
-        self.tell(kind, endpoint)
+        self.tell(kind, &endpoint)
     }
 
     /// Removes an endpoint with its subscriptions, secrets and health. Its history stays.
@@ -85,7 +87,7 @@ impl Tx {
         ] {
             self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, [id.clone()])).await?;
         }
-        self.tell(EndpointChangeKind::Deleted, endpoint)
+        self.tell(EndpointChangeKind::Deleted, &next_revision(endpoint))
     }
 
     /// Keeps a signing secret, sealed.
@@ -157,6 +159,9 @@ impl Store {
         if let Some(status) = filter.status {
             query = query.filter(Column::Status.eq(status.code()));
         }
+        if !filter.ids.is_empty() {
+            query = query.filter(Column::Id.is_in(filter.ids.iter().map(|id| id.uuid())));
+        }
         if let Some(uid) = &filter.uid {
             query = query.filter(Column::Uid.eq(uid.as_str()));
         }
@@ -224,6 +229,7 @@ impl Store {
             status_reason: row.status_reason,
             status_changed_at: Timestamp::from_millis(row.status_changed_at),
             version: row.version,
+            revision: row.revision,
             created_at: Timestamp::from_millis(row.created_at),
             updated_at: Timestamp::from_millis(row.updated_at),
             consecutive_failures: 0,
@@ -250,10 +256,15 @@ impl Store {
             status_reason: Set(endpoint.status_reason.clone()),
             status_changed_at: Set(endpoint.status_changed_at.as_millis()),
             version: Set(endpoint.version),
+            revision: Set(endpoint.revision),
             created_at: Set(endpoint.created_at.as_millis()),
             updated_at: Set(endpoint.updated_at.as_millis()),
         })
     }
+}
+
+fn next_revision(endpoint: &Endpoint) -> Endpoint {
+    Endpoint { revision: endpoint.revision + 1, ..endpoint.clone() }
 }
 
 fn find(project: ProjectId, id: EndpointId) -> sea_orm::Select<entity::Entity> {
