@@ -46,7 +46,8 @@ impl App {
             Store::open(config.store).await.with_context(|| format!("cannot open the store {place}"))?;
         let dispatcher = Dispatcher::new(config.dispatch)?;
         let engine = Engine::start(store.clone(), dispatcher, config.engine).await?;
-        let services = Services::new(store.clone(), engine.ingest.clone(), engine.wake.clone(), config.rules);
+        let (ingest, wake) = (engine.ingest.clone(), engine.wake.clone());
+        let services = Services::new(store.clone(), ingest, wake, config.rules, config.watch);
         let given = config.operator_key.as_ref().map(|key| key.0.as_str());
         let made = services.ensure_operator_key(given).await?;
 

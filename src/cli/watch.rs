@@ -17,6 +17,7 @@ use super::connect::{Server, explain};
 #[command(after_help = "Examples:\n  \
     hawser watch --project prj_…\n  \
     hawser watch --project prj_… --owner acme --type 'invoice.*' | jq .\n  \
+    hawser watch --project prj_… --from snapshot | jq .\n  \
     hawser watch --project prj_… --after TOKEN")]
 pub struct Watch {
     #[command(flatten)]
@@ -38,17 +39,34 @@ pub struct Watch {
     #[arg(long = "type", value_name = "PATTERN")]
     event_type: Vec<String>,
 
-    /// Go on after this token instead of from now
+    /// Where to begin
+    #[arg(long, value_name = "WHERE", default_value = "now", conflicts_with = "after")]
+    from: From,
+
+    /// Go on after this token instead
     #[arg(long, value_name = "TOKEN")]
     after: Option<String>,
+}
+
+/// Where a stream begins.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum From {
+    /// What happens from now on
+    Now,
+    /// The oldest change that is kept
+    Earliest,
+    /// All endpoints as they are, then what changes
+    Snapshot,
 }
 
 impl Watch {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let client = self.server.connect().await?;
-        let start = match self.after {
-            Some(token) => watch_request::Start::ResumeToken(token),
-            None => watch_request::Start::Now(pb::StartNow {}),
+        let start = match (self.after, self.from) {
+            (Some(token), _) => watch_request::Start::ResumeToken(token),
+            (None, From::Now) => watch_request::Start::Now(pb::StartNow {}),
+            (None, From::Earliest) => watch_request::Start::Earliest(pb::StartEarliest {}),
+            (None, From::Snapshot) => watch_request::Start::Snapshot(pb::StartSnapshot {}),
         };
         let request = pb::WatchRequest {
             project_id: self.project,
@@ -57,6 +75,7 @@ impl Watch {
             owner_id: self.owner,
             event_types: self.event_type,
             kinds: Vec::new(),
+            include_payload: false,
         };
         let mut stream = client.watch(request).await.map_err(|status| explain(&status))?;
         let mut out = std::io::stdout();
@@ -131,6 +150,7 @@ fn json_line(message: &pb::WatchResponse) -> String {
             json!({
                 "kind": "endpoint", "type": change.r#type().as_str_name(), "endpoint_id": endpoint.id,
                 "status": endpoint.status().as_str_name(), "url": endpoint.url, "owner_id": endpoint.owner_id,
+                "revision": endpoint.revision,
             })
         }
         Some(Change::DeliveryChange(change)) => {
@@ -150,7 +170,10 @@ fn json_line(message: &pb::WatchResponse) -> String {
             "status_code": attempt.status_code, "error_class": attempt.error_class().as_str_name(),
             "error_detail": attempt.error_detail, "peer_address": attempt.peer_address,
         }),
-        Some(Change::Bookmark(_)) | None => json!({ "kind": "bookmark" }),
+        Some(Change::Bookmark(bookmark)) => {
+            json!({ "kind": "bookmark", "snapshot_end": bookmark.snapshot_end })
+        }
+        None => json!({ "kind": "unknown" }),
     };
     object["commit_time"] = json!(message.commit_time.map(instant));
     object["resume_token"] = json!(message.resume_token);

@@ -22,6 +22,7 @@ use crate::domain::address::{AddressPolicy, Cidr};
 use crate::domain::url_rules::UrlRules;
 use crate::engine::{EngineSettings, LaneLimits};
 use crate::grpc::{GrpcSettings, GrpcTls};
+use crate::service::WatchSettings;
 use crate::store::{DatabaseUrl, StoreSettings, Vault};
 
 /// Everything a server needs, checked.
@@ -34,6 +35,7 @@ pub struct Config {
     pub engine: EngineSettings,
     pub dispatch: DispatchSettings,
     pub rules: UrlRules,
+    pub watch: WatchSettings,
     pub operator_key: Option<OperatorKey>,
     pub drain: Duration,
     pub ready_file: Option<PathBuf>,
@@ -52,6 +54,9 @@ impl std::fmt::Debug for OperatorKey {
 const DRAIN: u64 = 25;
 const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 const READ_CONNECTIONS: u32 = 8;
+const WATCH_STREAMS: usize = 1000;
+const WATCH_LAG: u64 = 30;
+const CHANGES_RETENTION: u64 = 7 * 24 * 3600;
 /// gRPC's port.
 pub const PORT: u16 = 8610;
 
@@ -88,6 +93,14 @@ impl Config {
             cap_min: lanes.cap_min.min(lanes.cap_max),
             ..lanes
         };
+        let read_connections = options.read_connections.unwrap_or(READ_CONNECTIONS).max(1);
+        let watch = WatchSettings {
+            streams_per_project: options.watch_streams.unwrap_or(WATCH_STREAMS),
+            lag_max: Duration::from_secs(options.watch_lag_max.unwrap_or(WATCH_LAG).max(1)),
+            // The rest is for the feed itself and for calls.
+            store_reads: (read_connections as usize / 4).max(1),
+        };
+        let changes_retention = options.changes_retention.unwrap_or(CHANGES_RETENTION).max(1);
         Ok(Self {
             listen: options.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], PORT))),
             grpc: GrpcSettings {
@@ -95,13 +108,14 @@ impl Config {
                 reflection_open: options.reflection_open.unwrap_or(false),
                 tls: options.tls()?,
             },
-            store: StoreSettings {
-                url,
-                vault,
-                migrate: options.migrate.unwrap_or(true),
-                read_connections: options.read_connections.unwrap_or(READ_CONNECTIONS).max(1),
+            store: StoreSettings { url, vault, migrate: options.migrate.unwrap_or(true), read_connections },
+            engine: EngineSettings {
+                lanes,
+                rules: rules.clone(),
+                node: options.node_name(),
+                changes_retention: Duration::from_secs(changes_retention),
             },
-            engine: EngineSettings { lanes, rules: rules.clone(), node: options.node_name() },
+            watch,
             dispatch: DispatchSettings {
                 addresses: rules.addresses.clone(),
                 name_servers: options.nameserver.clone(),

@@ -90,6 +90,18 @@ pub struct Options {
     #[arg(long, value_name = "NUMBER", env = "HAWSER_SLOTS")]
     pub slots: Option<usize>,
 
+    /// Seconds for which the change log keeps its records, and Watch its tokens [default: 604800, 7 days]
+    #[arg(long, value_name = "SECONDS", env = "HAWSER_CHANGES_RETENTION")]
+    pub changes_retention: Option<u64>,
+
+    /// Watch streams that a project may have on this server [default: 1000]
+    #[arg(long, value_name = "NUMBER", env = "HAWSER_WATCH_STREAMS")]
+    pub watch_streams: Option<usize>,
+
+    /// Seconds after which a Watch stream whose client takes nothing is ended [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "HAWSER_WATCH_LAG_MAX")]
+    pub watch_lag_max: Option<u64>,
+
     /// Seconds for attempts in flight to end when the server stops [default: 25]
     #[arg(long, value_name = "SECONDS", env = "HAWSER_DRAIN")]
     pub drain: Option<u64>,
@@ -152,6 +164,9 @@ impl Options {
             nameserver: if self.nameserver.is_empty() { file.nameserver } else { self.nameserver },
             ca_file: self.ca_file.or(file.ca_file),
             slots: self.slots.or(file.slots),
+            changes_retention: self.changes_retention.or(file.changes_retention),
+            watch_streams: self.watch_streams.or(file.watch_streams),
+            watch_lag_max: self.watch_lag_max.or(file.watch_lag_max),
             drain: self.drain.or(file.drain),
             node: self.node.or(file.node),
             log: self.log.or(file.log),

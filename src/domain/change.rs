@@ -114,7 +114,7 @@ pub struct ChangeRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     pub position: i64,
-    /// Index of the last change seen in that record.
+    /// The last place seen in that record; each change has two, its own and its attempt's.
     pub index: u32,
 }
 
@@ -122,6 +122,16 @@ impl Cursor {
     /// After everything in the record at `position`.
     pub const fn after(position: i64) -> Self {
         Self { position, index: u32::MAX }
+    }
+
+    /// Whether all of the record at `position` was seen.
+    pub const fn is_whole(self) -> bool {
+        self.index == u32::MAX
+    }
+
+    /// Whether all of the records up to the one at `position` was seen.
+    pub const fn has_passed(self, position: i64) -> bool {
+        self.position > position || (self.position == position && self.is_whole())
     }
 }
 

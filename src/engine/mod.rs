@@ -17,6 +17,7 @@ mod ingest;
 mod keeper;
 mod lanes;
 mod routing;
+mod trim;
 mod upkeep;
 mod worker;
 mod writer;
@@ -49,6 +50,8 @@ pub struct EngineSettings {
     pub rules: UrlRules,
     /// This process's name in the table of leases.
     pub node: String,
+    /// How long the change log keeps its records.
+    pub changes_retention: Duration,
 }
 
 /// What services may do with the engine besides publishing.
@@ -156,6 +159,8 @@ impl Engine {
         supervise_until(&claimer, &failed, &stop, "lease keeper", task);
         let task = upkeep::run(store.clone(), unpark_rx, claims.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "upkeep", task);
+        let task = trim::run(store.clone(), settings.changes_retention, stop.clone());
+        supervise_until(&claimer, &failed, &stop, "trimming of the change log", task);
 
         Ok(Self {
             ingest: IngestHandle::new(publish_tx),

@@ -2,19 +2,16 @@
 
 use std::pin::Pin;
 
-use tokio::sync::mpsc;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::check::Check;
 use super::{Api, convert, pb, principal, status};
 use crate::domain::change::{DeliveryChangeKind, EndpointChangeKind};
 use crate::domain::id::EndpointId;
-use crate::service::{Start, WatchFilter, WatchItem, WatchPayload, Watcher};
+use crate::service::{Payload, Start, WatchFilter, WatchItem, WatchPayload, Watcher};
 
-/// Messages on their way to a reader; what it does not take stays in the log.
-const BUFFER: usize = 64;
 const LIST_MAX: usize = 100;
 
 #[tonic::async_trait]
@@ -22,55 +19,42 @@ impl pb::watch_service_server::WatchService for Api {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        use pb::watch_request::Start as Asked;
         let caller = principal(&request)?;
         let request = request.into_inner();
         let mut check = Check::default();
         let project = check.project(&request.project_id);
         let filter = filter(&mut check, &request);
         let start = match request.start {
-            Some(pb::watch_request::Start::ResumeToken(token)) => Start::Token(token),
-            Some(pb::watch_request::Start::Now(_)) | None => Start::Now,
+            Some(Asked::ResumeToken(token)) => Start::Token(token),
+            Some(Asked::Earliest(_)) => Start::Earliest,
+            Some(Asked::Snapshot(_)) => Start::Snapshot,
+            Some(Asked::Now(_)) | None => Start::Now,
         };
         let filter = check.finish(Some(filter))?;
         let watcher = self.services.watch(&caller, project, start, filter).await?;
-        let (sender, receiver) = mpsc::channel(BUFFER);
-        // Ends with the reader, with an error, or when the server drains.
-        tokio::spawn(forward(watcher, sender, self.stop.clone()));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Ok(Response::new(Box::pin(messages(watcher, self.stop.clone()))))
     }
 }
 
-async fn forward(
-    mut watcher: Watcher,
-    sender: mpsc::Sender<Result<pb::WatchResponse, Status>>,
-    stop: tokio_util::sync::CancellationToken,
-) {
-    loop {
-        // A place first, so that a message that was taken is also sent.
-        let place = tokio::select! {
-            place = sender.reserve() => place,
-            () = stop.cancelled() => break,
+/// The stream's messages, each made when the transport has room for it: what a client does not take stays in
+/// the log. Ends with an error, or when the server drains.
+fn messages(
+    watcher: Watcher,
+    stop: CancellationToken,
+) -> impl Stream<Item = Result<pb::WatchResponse, Status>> + Send {
+    let open = Some(Box::new((watcher, stop)));
+    futures_util::stream::unfold(open, |open| async move {
+        let mut open = open?;
+        let (watcher, stop) = open.as_mut();
+        let message = tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(status::draining()),
+            item = watcher.next() => item.map(response).map_err(Status::from),
         };
-        let Ok(place) = place else { return };
-        let item = tokio::select! {
-            item = watcher.next() => item,
-            () = sender.closed() => return,
-            () = stop.cancelled() => {
-                place.send(Err(status::draining()));
-                return;
-            }
-        };
-        match item {
-            Ok(item) => place.send(Ok(response(item))),
-            Err(error) => {
-                place.send(Err(error.into()));
-                return;
-            }
-        }
-    }
-    // The reader had no room for the reason; give it a moment, then end without.
-    let told = sender.send(Err(status::draining()));
-    let _slow = tokio::time::timeout(std::time::Duration::from_secs(1), told).await;
+        let open = message.is_ok().then_some(open);
+        Some((message, open))
+    })
 }
 
 fn filter(check: &mut Check, request: &pb::WatchRequest) -> WatchFilter {
@@ -82,6 +66,8 @@ fn filter(check: &mut Check, request: &pb::WatchRequest) -> WatchFilter {
     for (index, id) in request.endpoint_ids.iter().enumerate() {
         endpoints.extend(check.id::<EndpointId>(&format!("endpoint_ids[{index}]"), id));
     }
+    endpoints.sort_unstable();
+    endpoints.dedup();
     for (index, kind) in request.kinds.iter().enumerate() {
         if !matches!(pb::ChangeKind::try_from(*kind), Ok(kind) if kind != pb::ChangeKind::Unspecified) {
             check.refuse(format!("kinds[{index}]"), "is not a known kind");
@@ -95,39 +81,55 @@ fn filter(check: &mut Check, request: &pb::WatchRequest) -> WatchFilter {
         no_endpoint_changes: hidden(pb::ChangeKind::Endpoint),
         no_delivery_changes: hidden(pb::ChangeKind::Delivery),
         no_attempts: hidden(pb::ChangeKind::Attempt),
+        include_payload: request.include_payload,
     }
 }
 
 fn response(item: WatchItem) -> pb::WatchResponse {
     use pb::watch_response::Change;
+    let endpoint_change = |kind: pb::EndpointChangeType, endpoint| {
+        let endpoint = Some(convert::endpoint(endpoint));
+        Change::EndpointChange(pb::EndpointChange { r#type: kind.into(), endpoint })
+    };
     let change = match item.payload {
-        WatchPayload::Endpoint(kind, endpoint) => {
-            let kind = match kind {
-                EndpointChangeKind::Created => pb::EndpointChangeType::Created,
-                EndpointChangeKind::Updated => pb::EndpointChangeType::Updated,
-                EndpointChangeKind::Deleted => pb::EndpointChangeType::Deleted,
-                EndpointChangeKind::Paused => pb::EndpointChangeType::Paused,
-                EndpointChangeKind::Resumed => pb::EndpointChangeType::Resumed,
-            };
-            let endpoint = Some(convert::endpoint(*endpoint));
-            Change::EndpointChange(pb::EndpointChange { r#type: kind.into(), endpoint })
-        }
-        WatchPayload::Delivery(change) => {
+        WatchPayload::Snapshot(endpoint) => endpoint_change(pb::EndpointChangeType::Snapshot, *endpoint),
+        WatchPayload::Endpoint(kind, endpoint) => endpoint_change(endpoint_change_type(kind), *endpoint),
+        WatchPayload::Delivery(change, payload) => {
             let kind = match change.kind {
                 DeliveryChangeKind::Created => pb::DeliveryChangeType::Created,
                 DeliveryChangeKind::Attempted => pb::DeliveryChangeType::Attempted,
                 DeliveryChangeKind::Retried => pb::DeliveryChangeType::Retried,
                 DeliveryChangeKind::Discarded => pb::DeliveryChangeType::Discarded,
             };
+            let (payload, payload_omitted) = match payload {
+                Payload::NotAsked => (None, false),
+                Payload::Inline(payload) => (Some(payload), false),
+                Payload::Omitted => (None, true),
+            };
             let delivery = Some(convert::delivery(change.delivery()));
-            Change::DeliveryChange(pb::DeliveryChange { r#type: kind.into(), delivery })
+            Change::DeliveryChange(pb::DeliveryChange {
+                r#type: kind.into(),
+                delivery,
+                payload,
+                payload_omitted,
+            })
         }
         WatchPayload::Attempt(attempt) => Change::Attempt(convert::attempt(*attempt, false)),
-        WatchPayload::Bookmark => Change::Bookmark(pb::Bookmark {}),
+        WatchPayload::Bookmark { snapshot_end } => Change::Bookmark(pb::Bookmark { snapshot_end }),
     };
     pb::WatchResponse {
         change: Some(change),
         resume_token: item.token,
         commit_time: Some(convert::time(item.at)),
+    }
+}
+
+const fn endpoint_change_type(kind: EndpointChangeKind) -> pb::EndpointChangeType {
+    match kind {
+        EndpointChangeKind::Created => pb::EndpointChangeType::Created,
+        EndpointChangeKind::Updated => pb::EndpointChangeType::Updated,
+        EndpointChangeKind::Deleted => pb::EndpointChangeType::Deleted,
+        EndpointChangeKind::Paused => pb::EndpointChangeType::Paused,
+        EndpointChangeKind::Resumed => pb::EndpointChangeType::Resumed,
     }
 }

@@ -18,7 +18,7 @@ pub use endpoints::{CreatedEndpoint, EndpointField};
 pub use events::PublishRequest;
 pub use keys::{KeySecret, NewKey, generate_operator_key, offline};
 pub use subscriptions::SubscriptionField;
-pub use watch::{Start, WatchFilter, WatchItem, WatchPayload, Watcher};
+pub use watch::{Payload, Start, WatchFilter, WatchItem, WatchPayload, WatchSettings, Watcher};
 
 use crate::domain::error::{Error, Result};
 use crate::domain::id::ProjectId;
@@ -40,8 +40,14 @@ pub struct Services {
 }
 
 impl Services {
-    pub fn new(store: Store, ingest: IngestHandle, wake: Wake, rules: UrlRules) -> Self {
-        let feed = Feed::new(store.clone());
+    pub fn new(
+        store: Store,
+        ingest: IngestHandle,
+        wake: Wake,
+        rules: UrlRules,
+        watch: WatchSettings,
+    ) -> Self {
+        let feed = Feed::new(store.clone(), watch);
         Self { store, ingest, wake, rules: Arc::new(rules), keys: Arc::default(), feed }
     }
 

@@ -75,13 +75,14 @@ impl Store {
         Ok(Page::from_rows(rows, page.size, |attempt| attempt.id.uuid()))
     }
 
-    /// These attempts, as far as they are kept.
+    /// These attempts, as far as they are kept, without the bodies of their answers.
     pub async fn attempts_by_id(&self, ids: &[AttemptId]) -> Result<HashMap<AttemptId, Attempt>> {
         let mut rows = Rows::new([("attempt_id", Kind::Uuid)]);
         for id in ids {
             rows.push([id.uuid().into()]);
         }
-        let sql = format!("SELECT {ATTEMPT} FROM v JOIN attempts ON attempts.id = v.attempt_id");
+        let columns = ATTEMPT.replace("response_body", "NULL");
+        let sql = format!("SELECT {columns} FROM v JOIN attempts ON attempts.id = v.attempt_id");
         let found = rows.query(self.reader(), &sql).await?;
         found.iter().map(|row| read_attempt(row).map(|attempt| (attempt.id, attempt))).collect()
     }

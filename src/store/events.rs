@@ -1,10 +1,14 @@
 //! Reading events.
 
+use std::collections::HashMap;
+
+use bytes::Bytes;
 use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
 
 use super::Store;
 use super::claim::parse_headers;
 use super::error::{Result, StoreError};
+use super::rows::{Kind, Rows};
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{EventFilter, StoredEvent, Target};
 use crate::domain::id::{EventId, ProjectId};
@@ -22,6 +26,24 @@ impl Store {
         let values = [Value::from(id.uuid()), Value::from(project.uuid())];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         self.reader().query_one_raw(statement).await?.map(|row| read(&row, true)).transpose()
+    }
+
+    /// The payloads of these events that are no larger than `max` bytes; `None` for a larger one.
+    pub async fn payloads(&self, ids: &[EventId], max: u32) -> Result<HashMap<EventId, Option<Bytes>>> {
+        let mut rows = Rows::new([("event_id", Kind::Uuid)]);
+        for id in ids {
+            rows.push([id.uuid().into()]);
+        }
+        let sql = format!(
+            "SELECT events.id, CASE WHEN LENGTH(payload) <= {max} THEN payload END \
+             FROM v JOIN events ON events.id = v.event_id"
+        );
+        let found = rows.query(self.reader(), &sql).await?;
+        let read = |row: &QueryResult| {
+            let payload: Option<Vec<u8>> = row.try_get_by_index(1)?;
+            Ok((EventId::from_uuid(row.try_get_by_index(0)?), payload.map(Bytes::from)))
+        };
+        found.iter().map(read).collect()
     }
 
     /// Newest first, without payloads.

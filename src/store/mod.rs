@@ -30,7 +30,7 @@ use sea_orm::{DatabaseConnection, DbBackend};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use changes::ChangesFrom;
+pub use changes::{ChangePage, LogBounds};
 pub use claim::{ClaimRequest, ClaimedDelivery};
 pub use connect::{DatabaseUrl, StoreSettings};
 pub use endpoints::snapshot;

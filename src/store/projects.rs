@@ -1,11 +1,14 @@
 //! Projects and API keys.
 
+use std::collections::HashSet;
+
 use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
 use super::Store;
 use super::error::{Result, StoreError};
+use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::clock::Timestamp;
 use crate::domain::id::{KeyId, ProjectId};
@@ -136,6 +139,18 @@ impl Store {
     pub async fn key(&self, id: KeyId) -> Result<Option<(ApiKey, Vec<u8>)>> {
         let row = api_key::Entity::find_by_id(id.uuid()).one(self.reader()).await?;
         Ok(row.map(key_of))
+    }
+
+    /// Which of these keys can still be used.
+    pub async fn valid_keys(&self, ids: &HashSet<KeyId>, now: Timestamp) -> Result<HashSet<KeyId>> {
+        let mut rows = Rows::new([("key_id", Kind::Uuid), ("now", Kind::BigInt)]);
+        for id in ids {
+            rows.push([id.uuid().into(), now.as_millis().into()]);
+        }
+        let sql = "SELECT k.id FROM v JOIN api_keys k ON k.id = v.key_id WHERE k.revoked_at IS NULL \
+                   AND (k.expires_at IS NULL OR k.expires_at > v.now)";
+        let found = rows.query(self.reader(), sql).await?;
+        found.iter().map(|row| Ok(KeyId::from_uuid(row.try_get_by_index(0)?))).collect()
     }
 
     /// Whether any operator key could be used.

@@ -18,3 +18,7 @@ mod retry;
 mod shutdown;
 mod surface;
 mod watch;
+mod watch_limits;
+mod watch_order;
+mod watch_resume;
+mod watch_start;

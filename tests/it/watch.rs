@@ -1,124 +1,17 @@
-//! Watch: every change once and in order, across cuts and restarts; filters; tokens.
+//! Watch: filters, tokens, and what changes carry.
 
-use std::collections::HashMap;
-
-use hawser_client::pb::publish_event_request::Target;
 use hawser_client::pb::watch_request::Start;
 use hawser_client::pb::watch_response::Change;
 use hawser_client::{Client, field_violations, pb};
 
-use crate::support::world::{next, publish, quick_retries};
-use crate::support::{Database, PATIENCE, Receiver, Reply, World, on_both, tier};
+use crate::support::world::next;
+use crate::support::{Database, Receiver, World, on_both};
 
 on_both!(
-    a_stream_cut_at_random_sees_each_change_once_and_in_order,
     filters_show_what_they_name,
     tokens_are_bound_to_project_filter_and_key,
     endpoint_changes_carry_the_endpoint,
 );
-
-/// A message without its token, which differs between filters, or none for bookmarks.
-fn told(message: &pb::WatchResponse) -> Option<String> {
-    match message.change.as_ref()? {
-        Change::Bookmark(_) => None,
-        Change::DeliveryChange(change) => {
-            let delivery = change.delivery.as_ref()?;
-            Some(format!("{} {:?} {}", delivery.id, delivery.status(), delivery.attempt_count))
-        }
-        Change::Attempt(attempt) => Some(format!("{} attempt {}", attempt.delivery_id, attempt.number)),
-        Change::EndpointChange(change) => {
-            Some(format!("{} {:?}", change.endpoint.as_ref()?.id, change.r#type()))
-        }
-    }
-}
-
-/// Reads until so many changes came; whenever `cut` says so after a message, the connection is dropped and the
-/// stream resumed on a new one.
-async fn follow(world: &World, start: Start, changes: usize, mut cut: impl FnMut() -> bool) -> Vec<String> {
-    let (mut start, mut seen) = (start, Vec::new());
-    while seen.len() < changes {
-        let key = hawser_client::Key::new(world.key.clone());
-        let client = Client::connect(world.server.address(), key).await.expect("connected");
-        let request = pb::WatchRequest { start: Some(start.clone()), ..Default::default() };
-        let mut stream = client.watches().watch(request).await.expect("a stream").into_inner();
-        while seen.len() < changes {
-            let message = tokio::time::timeout(PATIENCE, stream.message()).await;
-            let message = message.unwrap_or_else(|_| panic!("{} of {changes} changes came", seen.len()));
-            let message = message.expect("goes on").expect("does not end");
-            start = Start::ResumeToken(message.resume_token.clone());
-            seen.extend(told(&message));
-            if cut() {
-                break;
-            }
-        }
-    }
-    seen
-}
-
-async fn a_stream_cut_at_random_sees_each_change_once_and_in_order(database: Database) {
-    let world = World::new(database).await;
-    let receiver =
-        Receiver::scripted(|_, before| Reply::status(if before % 7 == 3 { 500 } else { 204 })).await;
-    // A budget that no run of failures can spend.
-    let endpoint = pb::Endpoint {
-        url: receiver.url("/hook"),
-        retry_policy: Some(quick_retries(100)),
-        ..Default::default()
-    };
-    let (endpoint, _) = world.create(endpoint, &["*"]).await;
-    let mut first = world.watch().await;
-    let start = Start::ResumeToken(first.resume_token().expect("a token").to_owned());
-    let events = tier(1_000, 5_000);
-    // Two that are cut at random places, and one that never is.
-    let random = || {
-        let mut generator = rand::rng();
-        move || rand::RngExt::random_range(&mut generator, 0..20) == 0
-    };
-    let publishing = async {
-        let mut tasks = tokio::task::JoinSet::new();
-        for worker in 0..8 {
-            let (client, endpoint) = (world.client.clone(), endpoint.id.clone());
-            tasks.spawn(async move {
-                for _ in (worker..events).step_by(8) {
-                    let target = Target::EndpointId(endpoint.clone());
-                    publish(&client, target, b"{}", "").await.expect("published");
-                }
-            });
-        }
-        tasks.join_all().await;
-    };
-    // The reference ends when every delivery did; then it is known how many changes there are.
-    let reference = async {
-        let (mut seen, mut ended) = (Vec::new(), 0);
-        while ended < events {
-            let message = next(&mut first).await;
-            if let Some(Change::DeliveryChange(change)) = &message.change {
-                let status = change.delivery.as_ref().expect("a delivery").status();
-                ended += usize::from(status == pb::DeliveryStatus::Success);
-            }
-            seen.extend(told(&message));
-        }
-        // The last delivery's attempt follows it.
-        seen.extend(told(&next(&mut first).await));
-        seen
-    };
-    let ((), reference) = tokio::join!(publishing, reference);
-    let count = reference.len();
-    let (one, two) =
-        tokio::join!(follow(&world, start.clone(), count, random()), follow(&world, start, count, random()),);
-    assert_eq!(one, reference);
-    assert_eq!(two, reference);
-
-    // Each delivery's own story is in order.
-    let mut attempts: HashMap<&str, i32> = HashMap::new();
-    for line in reference.iter().filter(|line| line.contains(" attempt ")) {
-        let (delivery, number) = line.split_once(" attempt ").expect("an attempt");
-        let last = attempts.entry(delivery).or_default();
-        *last += 1;
-        assert_eq!(*last, number.parse::<i32>().expect("a number"), "{line}");
-    }
-    assert_eq!(attempts.len(), events);
-}
 
 async fn filters_show_what_they_name(database: Database) {
     let world = World::new(database).await;

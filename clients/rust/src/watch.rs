@@ -62,9 +62,7 @@ impl WatchStream {
                 },
             };
             self.stream = None;
-            // Transport failures come as UNKNOWN or CANCELLED where a stream was cut.
-            let passing = matches!(ended.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
-            if !passing || self.tries >= TRIES {
+            if !passes(ended.code()) || self.tries >= TRIES {
                 return Err(ended);
             }
             tokio::time::sleep(self.wait()).await;
@@ -79,4 +77,10 @@ impl WatchStream {
         let chance = RandomState::new().build_hasher().finish() % 1000;
         grown.mul_f64(0.5 + f64::from(u16::try_from(chance).unwrap_or_default()) / 2000.0)
     }
+}
+
+/// Whether resuming may help. Transport failures come as UNKNOWN or CANCELLED where a stream was cut;
+/// RESOURCE_EXHAUSTED where this side was too slow, or the stream that it replaces still counts.
+const fn passes(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled | Code::ResourceExhausted)
 }

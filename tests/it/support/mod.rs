@@ -1,6 +1,7 @@
 //! What the tests run on.
 
 pub mod database;
+pub mod feed;
 pub mod receiver;
 pub mod server;
 pub mod world;
