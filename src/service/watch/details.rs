@@ -30,14 +30,15 @@ impl Watcher {
     /// Reads the details of the next changes of the first record at hand.
     pub(super) async fn read_details(&mut self) -> Result<()> {
         let (attempts, payloads) = self.missing_details();
-        let feed = &self.seat.feed;
-        let _permit = feed.permit().await?;
-        let mut found = feed.store().attempts_by_id(&attempts).await?;
-        let mut bodies = feed.store().payloads(&payloads, PAYLOAD_MAX).await?;
-        self.details = Details {
-            attempts: attempts.into_iter().map(|id| (id, found.remove(&id))).collect(),
-            payloads: payloads.into_iter().map(|id| (id, bodies.remove(&id).flatten())).collect(),
-        };
+        let reading = self.seat.read(async move |store| {
+            let mut found = store.attempts_by_id(&attempts).await?;
+            let mut bodies = store.payloads(&payloads, PAYLOAD_MAX).await?;
+            Ok(Details {
+                attempts: attempts.into_iter().map(|id| (id, found.remove(&id))).collect(),
+                payloads: payloads.into_iter().map(|id| (id, bodies.remove(&id).flatten())).collect(),
+            })
+        });
+        self.details = reading.await?;
         Ok(())
     }
 

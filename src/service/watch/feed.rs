@@ -17,13 +17,11 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Attempt;
 use crate::domain::error::{Error, Result};
 use crate::domain::id::{AttemptId, KeyId, ProjectId};
-use crate::store::{ChangePage, Store};
+use crate::store::Store;
 
 /// Records read at once, and the encoded bytes they may have.
 const PAGE: u32 = 64;
 const PAGE_BYTES: u32 = 256 << 10;
-/// For a stream of its own, which holds what it read until its client takes it.
-const CATCH_UP_BYTES: u32 = 64 << 10;
 /// Other processes' commits are found by this at the latest.
 pub const POLL: Duration = Duration::from_millis(500);
 /// What waking a stream costs. The next round of waking waits for as long as the last one took by this, so that
@@ -163,12 +161,6 @@ impl Feed {
         let changes = records.iter().flat_map(|record| &record.changes).filter(|change| wanted(change));
         let ids: Vec<AttemptId> = attempt_ids(changes).collect();
         Ok(self.store.attempts_by_id(&ids).await?)
-    }
-
-    /// What follows a cursor that the ring does not reach back to. `None` where it is no longer kept in full.
-    pub async fn read(&self, from: Cursor) -> Result<Option<ChangePage>> {
-        let _permit = self.permit().await?;
-        Ok(self.store.changes(from, PAGE, CATCH_UP_BYTES).await?)
     }
 
     /// Leave to read from the store. Streams that are behind take turns, so that a thousand of them do not take

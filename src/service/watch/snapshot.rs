@@ -26,10 +26,10 @@ impl Watcher {
             ..EndpointFilter::default()
         };
         let after = self.place.snapshot.filter(|id| !id.is_nil());
-        let feed = &self.seat.feed;
-        let _permit = feed.permit().await?;
-        let page = feed.store().endpoints(self.project, &filter, PageRequest { size: PAGE, after }).await?;
-        self.endpoints = page.items.into();
+        let (project, page) = (self.project, PageRequest { size: PAGE, after });
+        let reading =
+            self.seat.read(async move |store| Ok(store.endpoints(project, &filter, page).await?.items));
+        self.endpoints = reading.await?.into();
         Ok(())
     }
 

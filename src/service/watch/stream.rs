@@ -20,6 +20,9 @@ use crate::domain::error::{Error, ErrorKind, Result};
 use crate::domain::id::ProjectId;
 use crate::store::snapshot;
 
+/// What a stream that is behind the ring reads at once, and holds until its client takes it.
+const CATCH_UP: u32 = 64;
+const CATCH_UP_BYTES: u32 = 64 << 10;
 const BOOKMARK_EVERY: Duration = Duration::from_secs(15);
 /// Changes of the project that may go by unmatched without a bookmark.
 const BOOKMARK_AFTER: u32 = 1000;
@@ -101,10 +104,9 @@ impl Watcher {
             if self.passed >= BOOKMARK_AFTER || Instant::now() >= self.bookmark_at {
                 return Ok(self.bookmark(false));
             }
-            // Reads from the store are boxed, so that a stream that waits does not keep room for them.
             if self.place.snapshot.is_some() {
                 if self.endpoints.is_empty() {
-                    Box::pin(self.read_endpoints()).await?;
+                    self.read_endpoints().await?;
                 }
                 return Ok(self.next_endpoint());
             }
@@ -112,7 +114,7 @@ impl Watcher {
                 Step::Item(item) => return Ok(item),
                 Step::Passed => continue,
                 Step::Details => {
-                    Box::pin(self.read_details()).await?;
+                    self.read_details().await?;
                     continue;
                 }
                 Step::Done => {}
@@ -127,7 +129,7 @@ impl Watcher {
                 }
                 Look::CaughtUp(head) => self.place.cursor = self.place.cursor.max(Cursor::after(head)),
                 Look::Behind => {
-                    if Box::pin(self.catch_up()).await? {
+                    if self.catch_up().await? {
                         continue;
                     }
                     until = until.min(Instant::now() + POLL);
@@ -168,12 +170,15 @@ impl Watcher {
 
     /// Reads what follows from the store; says whether anything does.
     async fn catch_up(&mut self) -> Result<bool> {
-        let feed = &self.seat.feed;
-        let Some(page) = feed.read(self.place.cursor).await? else {
-            let floor = feed.store().log_bounds().await?.floor;
-            return Err(too_old(&self.tokens, floor));
-        };
-        let entries = page.records.into_iter().map(|record| Arc::new(Entry::new(record, HashMap::new())));
+        let cursor = self.place.cursor;
+        let reading = self.seat.read(async move |store| {
+            Ok(match store.changes(cursor, CATCH_UP, CATCH_UP_BYTES).await? {
+                Some(page) => Ok(page.records),
+                None => Err(store.log_bounds().await?.floor),
+            })
+        });
+        let records = reading.await?.map_err(|floor| too_old(&self.tokens, floor))?;
+        let entries = records.into_iter().map(|record| Arc::new(Entry::new(record, HashMap::new())));
         self.records = entries.collect();
         Ok(!self.records.is_empty())
     }

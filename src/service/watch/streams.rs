@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::feed::Feed;
 use crate::domain::error::{Error, ErrorKind, Result};
 use crate::domain::id::{KeyId, ProjectId};
+use crate::store::Store;
 
 /// Why a stream is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct OpenStream {
     asked_at: AtomicU64,
     /// It was asked, and there was nothing yet.
     waits: AtomicBool,
+    /// It reads from the store, and nobody can say what there will be to take.
+    reads: AtomicBool,
     /// Since when a round saw that it does not take what there is; 0 where it does.
     behind_since: AtomicU64,
     end: AtomicU8,
@@ -42,6 +46,7 @@ impl OpenStream {
             wants_attempts,
             asked_at: AtomicU64::new(0),
             waits: AtomicBool::new(false),
+            reads: AtomicBool::new(false),
             behind_since: AtomicU64::new(0),
             end: AtomicU8::new(0),
         }
@@ -54,12 +59,22 @@ impl OpenStream {
         self.behind_since.store(0, Ordering::Release);
     }
 
+    fn read_begins(&self) {
+        self.reads.store(true, Ordering::Release);
+    }
+
+    /// There is something to take, and it did not ask since.
+    fn read_ended(&self) {
+        self.waits.store(false, Ordering::Release);
+        self.reads.store(false, Ordering::Release);
+    }
+
     /// For how long it has been seen not to take what there is, though rounds came by. A stream that has room
     /// asks again at once after a message and whenever it is woken; `woken_at` is when that was last.
     pub fn behind_for(&self, now: u64, woken_at: u64) -> Duration {
         let is_behind =
             !self.waits.load(Ordering::Acquire) || self.asked_at.load(Ordering::Acquire) < woken_at;
-        if !is_behind {
+        if !is_behind || self.reads.load(Ordering::Acquire) {
             self.behind_since.store(0, Ordering::Release);
             return Duration::ZERO;
         }
@@ -124,6 +139,30 @@ impl Feed {
     }
 }
 
+impl Seat {
+    /// Reads from the store when it is the stream's turn: a thousand streams that are behind must not take all
+    /// connections. In a task of its own, because a stream whose client has no room is not polled, and would
+    /// hold its turn and its connection for as long.
+    pub async fn read<T, F>(&self, reading: impl FnOnce(Store) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let (feed, stream) = (self.feed.clone(), self.stream.clone());
+        let reading = reading(feed.store().clone());
+        stream.read_begins();
+        let task = tokio::spawn(async move {
+            let found = match feed.permit().await {
+                Ok(_permit) => reading.await,
+                Err(error) => Err(error),
+            };
+            stream.read_ended();
+            found
+        });
+        AbortOnDropHandle::new(task).await.map_err(Error::internal)?
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut log = self.feed.log();
@@ -150,6 +189,10 @@ mod tests {
         assert_eq!((behind(40, 25), behind(47, 46)), (0, 7), "woken, and not asked again");
         stream.asked(50, false);
         assert_eq!((behind(60, 46), behind(64, 46)), (0, 4), "it was given a message and does not ask again");
+        stream.read_begins();
+        assert_eq!((behind(61, 46), behind(64, 46)), (0, 0), "the store is to blame");
+        stream.read_ended();
+        assert_eq!((behind(62, 46), behind(64, 46)), (0, 2), "it was read, and is not taken");
         stream.asked(65, true);
         assert_eq!((behind(70, 46), behind(80, 46)), (0, 0), "caught up");
         assert!(stream.finish(End::TooSlow) && !stream.finish(End::Key));
