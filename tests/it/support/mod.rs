@@ -41,7 +41,9 @@ pub fn tier(small: usize, full: usize) -> usize {
 
 /// Ends a test that goes on for ever, for example because bookmarks keep a stream alive.
 pub async fn in_time(test: impl Future<Output = ()>) {
-    tokio::time::timeout(4 * PATIENCE, test).await.expect("the test ends in time");
+    // Full numbers take longer.
+    let limit = PATIENCE * tier(4, 20) as u32;
+    tokio::time::timeout(limit, test).await.expect("the test ends in time");
 }
 
 /// The longest that anything a test awaits may take.
