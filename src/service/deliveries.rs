@@ -76,8 +76,12 @@ impl Services {
             after: None,
         })
         .await?;
-        tx.commit().await?;
-        self.wake.due();
+        let wake = self.wake.clone();
+        self.commit(tx, async move {
+            wake.due();
+            Ok(())
+        })
+        .await?;
         found(self.store.delivery(project, id).await?, "delivery", id)
     }
 }

@@ -97,8 +97,7 @@ impl Services {
         tx.insert_secret(project, endpoint.id, &secret, now).await?;
         tx.insert_subscription(&subscription).await?;
         audit(&tx, principal, "CreateEndpoint", None, Some(&endpoint)).await?;
-        tx.commit().await?;
-        self.routes_changed(project, version).await?;
+        self.commit_routes(tx, project, version).await?;
         Ok(CreatedEndpoint { endpoint, subscription, secret })
     }
 
@@ -150,8 +149,7 @@ impl Services {
                 .await
                 .map_err(|error| uid_taken(error, &endpoint))?;
             audit(&tx, principal, "UpdateEndpoint", Some(&before), Some(&endpoint)).await?;
-            tx.commit().await?;
-            self.routes_changed(project, version).await?;
+            self.commit_routes(tx, project, version).await?;
         } else {
             tx.rollback().await?;
         }
@@ -172,8 +170,7 @@ impl Services {
         endpoint.check_etag(etag)?;
         tx.delete_endpoint(&endpoint).await?;
         audit(&tx, principal, "DeleteEndpoint", Some(&endpoint), None).await?;
-        tx.commit().await?;
-        self.routes_changed(project, version).await?;
+        self.commit_routes(tx, project, version).await?;
         // Held work of it is let go, and ends as DISCARDED when it is claimed.
         self.wake.unpark(id);
         self.wake.due();
@@ -236,8 +233,7 @@ impl Services {
                 }
                 tx.update_endpoint(kind, &endpoint).await?;
                 audit(&tx, principal, action, Some(&before), Some(&endpoint)).await?;
-                tx.commit().await?;
-                self.routes_changed(project, version).await?;
+                self.commit_routes(tx, project, version).await?;
             }
         }
         found(self.store.endpoint(project, id).await?, "endpoint", id)

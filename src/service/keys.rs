@@ -207,8 +207,7 @@ impl Services {
             after: None,
         })
         .await?;
-        tx.commit().await?;
-        Ok(key)
+        self.commit(tx, async { Ok(key) }).await
     }
 
     /// Makes the first operator key, unless there is one. `given` is a key's text from the configuration.
@@ -260,9 +259,12 @@ impl Services {
             after: None,
         })
         .await?;
-        tx.commit().await?;
-        self.keys.forget(id);
-        Ok(key)
+        let keys = self.keys.clone();
+        self.commit(tx, async move {
+            keys.forget(id);
+            Ok(key)
+        })
+        .await
     }
 
     /// Writes down when keys were last used.

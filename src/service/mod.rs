@@ -24,7 +24,7 @@ use crate::domain::error::{Error, Result};
 use crate::domain::id::ProjectId;
 use crate::domain::url_rules::UrlRules;
 use crate::engine::{IngestHandle, Wake};
-use crate::store::Store;
+use crate::store::{Store, Tx};
 use keys::KeyCache;
 use watch::Feed;
 
@@ -56,9 +56,25 @@ impl Services {
         self.feed.run(stop).await;
     }
 
-    /// A mutation is committed: its routes must be in force before it is acknowledged.
-    async fn routes_changed(&self, project: ProjectId, version: i64) -> Result<()> {
-        self.wake.routes_changed(project, version).await
+    /// Commits, then does what must follow the commit, in a task of its own: a caller that goes away, or whose
+    /// deadline passes, cuts neither the one nor the other. Before this, a dropped transaction changes nothing.
+    async fn commit<T, F>(&self, tx: Tx, then: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let finishing = tokio::spawn(async move {
+            tx.commit().await?;
+            then.await
+        });
+        finishing.await.map_err(Error::internal)?
+    }
+
+    /// Commits a change of a project's endpoints or subscriptions; its routes are in force when this returns,
+    /// so that no attempt of this process starts by older ones once the change is acknowledged.
+    async fn commit_routes(&self, tx: Tx, project: ProjectId, version: i64) -> Result<()> {
+        let wake = self.wake.clone();
+        self.commit(tx, async move { wake.routes_changed(project, version).await }).await
     }
 
     /// Reads `page_size` and `page_token`.

@@ -29,8 +29,7 @@ impl Services {
             after: None,
         })
         .await?;
-        tx.commit().await?;
-        Ok(project)
+        self.commit(tx, async { Ok(project) }).await
     }
 
     pub async fn get_project(&self, principal: &Principal, id: ProjectId) -> Result<Project> {

@@ -42,8 +42,7 @@ impl Services {
         found(tx.endpoint(project, endpoint).await?, "endpoint", endpoint)?;
         tx.insert_subscription(&subscription).await?;
         audit(&tx, principal, "CreateSubscription", None, Some(&subscription)).await?;
-        tx.commit().await?;
-        self.routes_changed(project, version).await?;
+        self.commit_routes(tx, project, version).await?;
         Ok(subscription)
     }
 
@@ -99,8 +98,7 @@ impl Services {
         subscription.updated_at = Timestamp::now();
         tx.update_subscription(&subscription).await?;
         audit(&tx, principal, "UpdateSubscription", Some(&before), Some(&subscription)).await?;
-        tx.commit().await?;
-        self.routes_changed(project, version).await?;
+        self.commit_routes(tx, project, version).await?;
         Ok(subscription)
     }
 
@@ -118,8 +116,7 @@ impl Services {
         check_etag(&subscription, etag)?;
         tx.delete_subscription(id).await?;
         audit(&tx, principal, "DeleteSubscription", Some(&subscription), None).await?;
-        tx.commit().await?;
-        self.routes_changed(project, version).await
+        self.commit_routes(tx, project, version).await
     }
 }
 
