@@ -88,13 +88,25 @@ need_client_python() {
   client_python=$tools/client-python/bin/python
 }
 
-need_node_verifier() {
+need_node() {
   want nodejs have node
   want npm have npm
   install_packages
+}
+
+need_node_verifier() {
+  need_node
   local package=$root/tests/clients/standardwebhooks-node/package.json
   once standardwebhooks-node "$(cksum <"$package")" npm_install "$package"
   node_modules=$tools/standardwebhooks-node/node_modules
+}
+
+# Connect's client for browsers.
+need_connect_web() {
+  need_node
+  local package=$root/tests/clients/connect-web/package.json
+  once connect-web "$(cksum <"$package")" npm_install "$package"
+  connect_web=$tools/connect-web/node_modules
 }
 npm_install() {
   cp "$1" "$2/package.json"
