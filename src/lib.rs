@@ -9,10 +9,12 @@
 //! | [`app`] | puts the parts together, starts and stops them | everything |
 //! | [`config`] | reads and checks settings | settings of the parts |
 //! | [`grpc`] | the contract's handlers, authentication, errors, health | service, domain |
+//! | [`http`] | the admin listener: metrics, health | service, domain |
 //! | [`service`] | the use cases: authorise, validate, store, wake | domain, store, handles of the engine |
 //! | [`engine`] | moves deliveries | domain, store, dispatch |
 //! | [`dispatch`] | one guarded HTTP attempt | domain |
 //! | [`store`] | SQLite or PostgreSQL; alone knows SeaORM | domain, migrations |
+//! | [`metrics`] | what operators measure; all but domain and store may use it | nothing |
 //! | [`domain`] | the vocabulary and the rules, pure | nothing |
 //!
 //! `tests/it/layering.rs` holds the table against the code.
@@ -24,5 +26,7 @@ pub mod dispatch;
 pub mod domain;
 pub mod engine;
 pub mod grpc;
+pub mod http;
+pub mod metrics;
 pub mod service;
 pub mod store;

@@ -27,7 +27,16 @@ impl Server {
         let log = std::fs::File::create(folder.path().join("log"))?;
         let mut command = Command::new(binary);
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--allow-http", "--allow-net", "127.0.0.0/8"])
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin-listen",
+                "off",
+                "--allow-http",
+                "--allow-net",
+                "127.0.0.0/8",
+            ])
             .arg("--data")
             .arg(folder.path())
             .arg("--ready-file")

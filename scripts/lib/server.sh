@@ -13,7 +13,7 @@ server_start() {
   HAWSER_OPERATOR_KEY=$("$HAWSER_BIN" keys generate)
   export HAWSER_ADDR HAWSER_OPERATOR_KEY
 
-  "${die_with_us[@]}" TERM "$HAWSER_BIN" serve --data "$temp/data" --listen 127.0.0.1:0 --ready-file "$temp/ready" \
+  "${die_with_us[@]}" TERM "$HAWSER_BIN" serve --data "$temp/data" --listen 127.0.0.1:0 --admin-listen off --ready-file "$temp/ready" \
     --allow-http --allow-net 127.0.0.0/8 >"$temp/log" 2>&1 &
   pid=$!
   for _ in {1..1500}; do

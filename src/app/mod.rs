@@ -1,21 +1,30 @@
 //! The composition root: what is made of what, in which order it starts, and in which it stops.
 
+mod readiness;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::domain::clock::Timestamp;
 use crate::engine::Engine;
-use crate::grpc::{GrpcServer, Health};
+use crate::grpc::{GrpcServer, Health, Identity};
+use crate::http::AdminServer;
+use crate::metrics::Metrics;
 use crate::service::{KeySecret, Services};
 use crate::store::Store;
+use readiness::Readiness;
 
 /// A running server.
 pub struct App {
@@ -24,13 +33,15 @@ pub struct App {
     pub operator_key: Option<KeySecret>,
     store: Store,
     engine: Engine,
-    health: Health,
+    /// Ends readiness, before anything else ends.
+    stop_ready: CancellationToken,
+    ready: JoinHandle<()>,
     /// Ends the server's streams and its listening.
     stop_serving: CancellationToken,
-    /// Ends background tasks of services.
+    /// Ends background tasks of services, and the admin listener.
     stop_tasks: CancellationToken,
-    server: JoinHandle<Result<(), tonic::transport::Error>>,
-    tasks: tokio_util::task::TaskTracker,
+    server: JoinHandle<()>,
+    tasks: TaskTracker,
     drain: Duration,
 }
 
@@ -42,6 +53,8 @@ impl App {
     /// Starts everything; the server answers when this returns.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let place = config.store.url.to_string();
+        let identity = config.tls.map(Identity::read).transpose()?;
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), Timestamp::now().as_secs());
         let store =
             Store::open(config.store).await.with_context(|| format!("cannot open the store {place}"))?;
         let dispatcher = Dispatcher::new(config.dispatch)?;
@@ -51,30 +64,45 @@ impl App {
         let given = config.operator_key.as_ref().map(|key| key.0.as_str());
         let made = services.ensure_operator_key(given).await?;
 
-        let (stop_serving, stop_tasks) = (CancellationToken::new(), CancellationToken::new());
-        let tasks = tokio_util::task::TaskTracker::new();
+        let (stop_ready, stop_serving, stop_tasks) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let tasks = TaskTracker::new();
         tasks.spawn(services.clone().run_feed(stop_tasks.clone()));
         tasks.spawn(flush_key_uses(services.clone(), stop_tasks.clone()));
+        if let Some(identity) = &identity {
+            tasks.spawn(reload_on_hangup(identity.clone(), stop_tasks.clone())?);
+        }
 
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .with_context(|| format!("cannot listen on {}", config.listen))?;
+        let readiness = Readiness::new();
+        let listener = listen(config.listen).await?;
         let address = listener.local_addr()?;
-        let health = Health::new(stop_serving.clone());
-        let server = GrpcServer::new(services, health.clone(), &config.grpc, stop_serving.clone())
-            .map_err(|error| anyhow::anyhow!("the gRPC server cannot be set up: {error}"))?;
+        let health = Health::new(readiness.subscribe(), stop_serving.clone());
+        let server =
+            GrpcServer::new(services, health, config.grpc, identity, metrics.clone(), stop_serving.clone())
+                .map_err(|error| anyhow::anyhow!("the gRPC server cannot be set up: {error}"))?;
+        let admin = match config.admin_listen {
+            Some(address) => Some(listen(address).await.context("admin-listen")?),
+            None => None,
+        };
+        let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
+        if let Some(listener) = admin {
+            let admin = AdminServer { metrics, ready: readiness.subscribe() };
+            tasks.spawn(admin.run(listener, stop_tasks.clone()));
+        }
         let server = tokio::spawn(server.run(listener));
-        health.set_serving(true);
+        readiness.begin();
+        let ready = tokio::spawn(readiness.run(store.clone(), stop_ready.clone()));
         tracing::info!(%address, store = %place, "serving");
         if let Some(path) = &config.ready_file {
-            write_ready(path, address)?;
+            write_ready(path, address, admin_address)?;
         }
         Ok(Self {
             address,
             operator_key: if given.is_none() { made } else { None },
             store,
             engine,
-            health,
+            stop_ready,
+            ready,
             stop_serving,
             stop_tasks,
             server,
@@ -89,11 +117,8 @@ impl App {
         let reason = tokio::select! {
             () = signal => None,
             () = failed.cancelled() => Some(anyhow::anyhow!("the engine failed; the log says why")),
-            ended = &mut self.server => match ended {
-                Ok(Ok(())) => Some(anyhow::anyhow!("the gRPC server ended by itself")),
-                Ok(Err(error)) => Some(anyhow::Error::new(error).context("the gRPC server failed")),
-                Err(error) => Some(anyhow::Error::new(error).context("the gRPC server failed")),
-            },
+            _ = &mut self.server => Some(anyhow::anyhow!("the gRPC server ended by itself; the log says why")),
+            _ = &mut self.ready => Some(anyhow::anyhow!("the watch over the database ended by itself")),
         };
         self.stop().await;
         reason.map_or(Ok(()), Err)
@@ -103,7 +128,10 @@ impl App {
     /// the connections are given back.
     async fn stop(mut self) {
         tracing::info!("stopping");
-        self.health.set_serving(false);
+        self.stop_ready.cancel();
+        if !self.ready.is_finished() {
+            let _told = tokio::time::timeout(CALLS_END, &mut self.ready).await;
+        }
         self.stop_serving.cancel();
         if !self.server.is_finished() && tokio::time::timeout(CALLS_END, &mut self.server).await.is_err() {
             // A client that never answers the farewell would hold the server open for ever.
@@ -123,6 +151,26 @@ impl App {
     }
 }
 
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// SIGHUP reads the server's certificate again.
+fn reload_on_hangup(
+    identity: Arc<Identity>,
+    stop: CancellationToken,
+) -> std::io::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                Some(()) = hangup.recv() => identity.reload(),
+                () = stop.cancelled() => return,
+            }
+        }
+    })
+}
+
 /// Writes down now and then when keys were last used, and once more at the end.
 async fn flush_key_uses(services: Services, stop: CancellationToken) {
     loop {
@@ -140,9 +188,9 @@ async fn flush_key_uses(services: Services, stop: CancellationToken) {
 }
 
 /// Tells whoever started the server where it listens. Written as a whole, so that a reader never sees half.
-fn write_ready(path: &Path, address: SocketAddr) -> anyhow::Result<()> {
+fn write_ready(path: &Path, grpc: SocketAddr, admin: Option<SocketAddr>) -> anyhow::Result<()> {
     let draft = path.with_added_extension("new");
-    let text = format!("{}\n", serde_json::json!({ "grpc": address.to_string() }));
+    let text = format!("{}\n", serde_json::json!({ "grpc": grpc, "admin": admin }));
     std::fs::write(&draft, text)
         .and_then(|()| std::fs::rename(&draft, path))
         .with_context(|| format!("cannot write {}", path.display()))

@@ -4,11 +4,13 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::CommandFactory;
+use clap::parser::ValueSource;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::logging;
+use super::{Cli, logging};
 use crate::app::App;
-use crate::config::{Config, Options, write_operator_key};
+use crate::config::{Config, Options, Source, show, write_operator_key};
 
 /// Run the server
 ///
@@ -24,16 +26,23 @@ use crate::config::{Config, Options, write_operator_key};
 pub struct Serve {
     #[command(flatten)]
     options: Options,
+
+    /// Print every setting as TOML with where it came from, without secrets, and exit
+    #[arg(long)]
+    print_config: bool,
 }
 
 impl Serve {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let options = match &self.options.config {
-            Some(path) => self.options.clone().over(Options::read(path)?),
-            None => self.options,
-        };
+        let file = self.options.config.as_deref().map(Options::read).transpose()?.unwrap_or_default();
+        let options = Options { config: None, ..self.options.clone().over(file.clone()) };
+        if self.print_config {
+            Config::check(options)?;
+            print!("{}", show(&self.options, &file, source()?)?);
+            return Ok(ExitCode::SUCCESS);
+        }
         logging::start(options.log.as_deref(), options.log_format.unwrap_or_default())?;
-        let config = Config::load(Options { config: None, ..options })?;
+        let config = Config::load(options)?;
         let data = config.data.clone();
         let app = App::start(config).await?;
         if let Some(key) = &app.operator_key {
@@ -42,6 +51,18 @@ impl Serve {
         app.run_until(stop_signal()?).await?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Tells where a setting came from. The command line is parsed once more, since what was parsed into types does
+/// not say.
+fn source() -> anyhow::Result<impl Fn(&str) -> Source> {
+    let matches = Cli::command().try_get_matches_from(std::env::args_os())?;
+    let serve = matches.subcommand_matches("serve").cloned().unwrap_or_default();
+    Ok(move |name: &str| match serve.value_source(name) {
+        Some(ValueSource::CommandLine) => Source::Flag,
+        Some(ValueSource::EnvVariable) => Source::Environment,
+        _ => Source::Other,
+    })
 }
 
 /// Once: in a file, and on the terminal if there is one.

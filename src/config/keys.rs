@@ -18,8 +18,8 @@ const OPERATOR: &str = "operator.key";
 /// Where a key was written to.
 pub type KeyFile = PathBuf;
 
-/// The configured master keys, or the one in the data folder, which is made on first use.
-pub fn read_master_keys(configured: Option<&str>, data: &Path) -> anyhow::Result<Vec<MasterKey>> {
+/// The configured master keys, or the one in the data folder, which is made on first use; and kept, with `keep`.
+pub fn read_master_keys(configured: Option<&str>, data: &Path, keep: bool) -> anyhow::Result<Vec<MasterKey>> {
     if let Some(text) = configured {
         return parse(text).context("master-key");
     }
@@ -28,8 +28,10 @@ pub fn read_master_keys(configured: Option<&str>, data: &Path) -> anyhow::Result
         Ok(text) => parse(&Zeroizing::new(text)).with_context(|| path.display().to_string()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let key = MasterKey::generate(1);
-            let text = Zeroizing::new(format!("1:{}\n", STANDARD.encode(key.expose().expose())));
-            write_secret(&path, &text)?;
+            if keep {
+                let text = Zeroizing::new(format!("1:{}\n", STANDARD.encode(key.expose().expose())));
+                write_secret(&path, &text)?;
+            }
             Ok(vec![key])
         }
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -91,8 +93,8 @@ mod tests {
     #[test]
     fn the_embedded_key_is_made_once_and_private() {
         let folder = tempfile::tempdir().expect("folder");
-        let first = read_master_keys(None, folder.path()).expect("made");
-        let again = read_master_keys(None, folder.path()).expect("read");
+        let first = read_master_keys(None, folder.path(), true).expect("made");
+        let again = read_master_keys(None, folder.path(), true).expect("read");
         assert_eq!(first[0].expose(), again[0].expose());
         let mode = std::fs::metadata(folder.path().join(MASTER)).expect("file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

@@ -3,25 +3,29 @@
 //! A flag `--some-name`, the variable `HAWSER_SOME_NAME` and the file's key `some-name` are the same setting.
 //! What was read is then checked as a whole and becomes the settings of each part.
 
+mod defaults;
 mod keys;
 mod options;
+mod show;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use http::HeaderValue;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 pub use keys::{KeyFile, read_master_keys, read_operator_key, write_operator_key};
-pub use options::{LogFormat, Options};
+pub use options::{AdminListen, LogFormat, Options};
+pub use show::{Source, show};
 
 use crate::dispatch::DispatchSettings;
 use crate::domain::address::{AddressPolicy, Cidr};
 use crate::domain::url_rules::UrlRules;
 use crate::engine::{EngineSettings, LaneLimits};
-use crate::grpc::{GrpcSettings, GrpcTls};
+use crate::grpc::{CallLimits, ConnectionLimits, GrpcSettings, GrpcTls};
 use crate::service::WatchSettings;
 use crate::store::{DatabaseUrl, StoreSettings, Vault};
 
@@ -31,6 +35,8 @@ pub struct Config {
     pub data: PathBuf,
     pub listen: SocketAddr,
     pub grpc: GrpcSettings,
+    pub tls: Option<GrpcTls>,
+    pub admin_listen: Option<SocketAddr>,
     pub store: StoreSettings,
     pub engine: EngineSettings,
     pub dispatch: DispatchSettings,
@@ -51,14 +57,16 @@ impl std::fmt::Debug for OperatorKey {
     }
 }
 
-const DRAIN: u64 = 25;
-const MESSAGE_MAX: usize = 4 * 1024 * 1024;
-const READ_CONNECTIONS: u32 = 8;
-const WATCH_STREAMS: usize = 1000;
-const WATCH_LAG: u64 = 30;
-const CHANGES_RETENTION: u64 = 7 * 24 * 3600;
-/// gRPC's port.
+/// gRPC's port, and the admin listener's.
 pub const PORT: u16 = 8610;
+pub const ADMIN_PORT: u16 = 8612;
+
+/// Whether a key that is missing is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Make,
+    Leave,
+}
 
 impl Config {
     /// Reads the file that `options` names, puts the flags and the environment on top, and checks the whole.
@@ -67,12 +75,17 @@ impl Config {
             Some(path) => options.clone().over(Options::read(path)?),
             None => options,
         };
-        Self::build(options)
+        Self::build(options, Missing::Make)
     }
 
-    fn build(options: Options) -> anyhow::Result<Self> {
+    /// Checks the whole as [`Config::load`] does, and makes no file.
+    pub fn check(options: Options) -> anyhow::Result<()> {
+        Self::build(options, Missing::Leave).map(|_| ())
+    }
+
+    fn build(options: Options, missing: Missing) -> anyhow::Result<Self> {
         let data = options.data_folder();
-        let (url, vault) = (options.database()?, options.vault()?);
+        let (url, vault) = (options.database()?, options.vault_or(missing)?);
         let rules = UrlRules {
             allow_http: options.allow_http.unwrap_or(false),
             allowed_hosts: options.allow_host.clone(),
@@ -82,31 +95,32 @@ impl Config {
             },
         };
         let extra_roots = options.ca_file.as_deref().map(read_roots).transpose().context("ca-file")?;
-        let defaults = LaneLimits::default();
-        let slots = options.slots.unwrap_or(defaults.slots);
+        let usual = LaneLimits::default();
+        let slots = options.slots.unwrap_or(usual.slots);
         if !(1..=65_536).contains(&slots) {
             bail!("slots must be 1 to 65,536, and is {slots}");
         }
-        let lanes = LaneLimits { slots, cap_max: (slots / 4).max(1), ..defaults };
+        let lanes = LaneLimits { slots, cap_max: (slots / 4).max(1), ..usual };
         let lanes = LaneLimits {
             cap_start: lanes.cap_start.min(lanes.cap_max),
             cap_min: lanes.cap_min.min(lanes.cap_max),
             ..lanes
         };
-        let read_connections = options.read_connections.unwrap_or(READ_CONNECTIONS).max(1);
+        let read_connections = options.read_connections.unwrap_or(defaults::READ_CONNECTIONS).max(1);
         let watch = WatchSettings {
-            streams_per_project: options.watch_streams.unwrap_or(WATCH_STREAMS),
-            lag_max: Duration::from_secs(options.watch_lag_max.unwrap_or(WATCH_LAG).max(1)),
+            streams_per_project: options.watch_streams.unwrap_or(defaults::WATCH_STREAMS),
+            lag_max: Duration::from_secs(options.watch_lag_max.unwrap_or(defaults::WATCH_LAG).max(1)),
             // The rest is for the feed itself and for calls.
             store_reads: (read_connections as usize / 4).max(1),
         };
-        let changes_retention = options.changes_retention.unwrap_or(CHANGES_RETENTION).max(1);
+        let changes_retention = options.changes_retention.unwrap_or(defaults::CHANGES_RETENTION).max(1);
         Ok(Self {
-            listen: options.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], PORT))),
-            grpc: GrpcSettings {
-                message_max: options.message_max.unwrap_or(MESSAGE_MAX),
-                reflection_open: options.reflection_open.unwrap_or(false),
-                tls: options.tls()?,
+            listen: options.listen.unwrap_or_else(defaults::listen),
+            grpc: options.grpc()?,
+            tls: options.tls()?,
+            admin_listen: match options.admin_listen.unwrap_or_else(defaults::admin_listen) {
+                AdminListen::At(address) => Some(address),
+                AdminListen::Off => None,
             },
             store: StoreSettings { url, vault, migrate: options.migrate.unwrap_or(true), read_connections },
             engine: EngineSettings {
@@ -124,7 +138,7 @@ impl Config {
             },
             rules,
             operator_key: options.operator_key.clone().map(|key| OperatorKey(zeroize::Zeroizing::new(key))),
-            drain: Duration::from_secs(options.drain.unwrap_or(DRAIN)),
+            drain: Duration::from_secs(options.drain.unwrap_or(defaults::DRAIN)),
             ready_file: options.ready_file,
             data,
         })
@@ -147,7 +161,12 @@ impl Options {
 
     /// The keys that secrets are sealed with.
     pub fn vault(&self) -> anyhow::Result<Vault> {
-        let keys = read_master_keys(self.master_key.as_deref(), &self.data_folder())?;
+        self.vault_or(Missing::Make)
+    }
+
+    fn vault_or(&self, missing: Missing) -> anyhow::Result<Vault> {
+        let make = missing == Missing::Make;
+        let keys = read_master_keys(self.master_key.as_deref(), &self.data_folder(), make)?;
         Ok(Vault::new(keys)?)
     }
 
@@ -159,23 +178,51 @@ impl Options {
         })
     }
 
-    fn tls(&self) -> anyhow::Result<Option<GrpcTls>> {
-        let read =
-            |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-        match (&self.tls_cert, &self.tls_key) {
-            (Some(certificate), Some(key)) => Ok(Some(GrpcTls {
-                certificate_pem: read(certificate).context("tls-cert")?,
-                key_pem: zeroize::Zeroizing::new(read(key).context("tls-key")?),
-                client_ca_pem: self
-                    .tls_client_ca
-                    .as_deref()
-                    .map(read)
-                    .transpose()
-                    .context("tls-client-ca")?,
-            })),
-            (None, None) if self.tls_client_ca.is_none() => Ok(None),
-            _ => bail!("tls-cert and tls-key go together, and tls-client-ca needs both"),
+    fn grpc(&self) -> anyhow::Result<GrpcSettings> {
+        let (calls, connections) = (
+            self.calls_max.unwrap_or(defaults::CALLS_MAX),
+            self.connections_max.unwrap_or(defaults::CONNECTIONS_MAX),
+        );
+        let timeout = self.request_timeout.unwrap_or(defaults::REQUEST_TIMEOUT);
+        if calls == 0 || connections == 0 || timeout == 0 {
+            bail!("calls-max, connections-max and request-timeout must be at least 1");
         }
+        let age = self.connection_age.unwrap_or(defaults::CONNECTION_AGE);
+        let web_origins = self.web_origin.iter().map(|text| web_origin(text)).collect::<Result<_, _>>()?;
+        Ok(GrpcSettings {
+            message_max: self.message_max.unwrap_or(defaults::MESSAGE_MAX),
+            calls: CallLimits { timeout: Duration::from_secs(timeout), max: calls },
+            connections: ConnectionLimits {
+                max: connections,
+                age: (age > 0).then(|| Duration::from_secs(age)),
+            },
+            reflection_open: self.reflection_open.unwrap_or(false),
+            web_origins,
+        })
+    }
+
+    /// The server's certificate, which is read here once so that what does not fit is told before the start.
+    fn tls(&self) -> anyhow::Result<Option<GrpcTls>> {
+        let tls = match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => GrpcTls {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                client_ca: self.tls_client_ca.clone(),
+            },
+            (None, None) if self.tls_client_ca.is_none() => return Ok(None),
+            _ => bail!("tls-cert and tls-key go together, and tls-client-ca needs both"),
+        };
+        tls.read()?;
+        Ok(Some(tls))
+    }
+}
+
+/// An origin exactly as browsers send it, since they are compared as text.
+fn web_origin(text: &str) -> anyhow::Result<HeaderValue> {
+    let url = url::Url::parse(text).ok().filter(|url| url.origin().ascii_serialization() == text);
+    match url {
+        Some(url) if url.origin().is_tuple() => Ok(HeaderValue::from_str(text)?),
+        _ => bail!("web-origin: {text:?} is not an origin such as https://app.example.com"),
     }
 }
 
@@ -241,7 +288,7 @@ mod tests {
             master_key: Some(format!("1:{}", "QUFB".repeat(10) + "QUE=")),
             ..Options::default()
         };
-        let shown = format!("{options:?} {:?}", Config::build(options.clone()).ok());
+        let shown = format!("{options:?} {:?}", Config::build(options.clone(), Missing::Leave).ok());
         assert!(!shown.contains("canary") && !shown.contains("QUFB"), "{shown}");
     }
 }

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::Context;
 
-/// Settings of the server. A flag wins over the environment, and that over the file.
-#[derive(Clone, Default, clap::Args, serde::Deserialize)]
+/// Settings of the server. A flag wins over the environment, and that over the file. Serialised, it may hold
+/// secrets: only `show` does so, after redacting.
+#[derive(Clone, Default, clap::Args, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Options {
     /// A TOML file whose keys are these flags without their dashes
@@ -53,6 +55,30 @@ pub struct Options {
     /// The largest request message in bytes [default: 4194304]
     #[arg(long, value_name = "BYTES", env = "HAWSER_MESSAGE_MAX")]
     pub message_max: Option<usize>,
+
+    /// Origins whose web pages may call with gRPC-Web, such as https://app.example.com (may repeat)
+    #[arg(long, value_name = "ORIGIN", env = "HAWSER_WEB_ORIGIN", value_delimiter = ',')]
+    pub web_origin: Vec<String>,
+
+    /// Seconds that a call may take, streams excepted [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "HAWSER_REQUEST_TIMEOUT")]
+    pub request_timeout: Option<u64>,
+
+    /// Calls in progress at once, streams excepted; more are refused at once [default: 4096]
+    #[arg(long, value_name = "NUMBER", env = "HAWSER_CALLS_MAX")]
+    pub calls_max: Option<usize>,
+
+    /// Connections at once; more are closed as they come [default: 10000]
+    #[arg(long, value_name = "NUMBER", env = "HAWSER_CONNECTIONS_MAX")]
+    pub connections_max: Option<usize>,
+
+    /// Seconds after which a connection is asked to go, give or take a tenth; 0: never [default: 1800]
+    #[arg(long, value_name = "SECONDS", env = "HAWSER_CONNECTION_AGE")]
+    pub connection_age: Option<u64>,
+
+    /// Address for /metrics and /healthz, without a key; or off [default: 127.0.0.1:8612]
+    #[arg(long, value_name = "ADDRESS", env = "HAWSER_ADMIN_LISTEN")]
+    pub admin_listen: Option<AdminListen>,
 
     /// Keys that secrets are sealed with, VERSION:BASE64[,VERSION:BASE64…] [default: master.key in the data folder]
     #[arg(long, value_name = "KEYS", env = "HAWSER_MASTER_KEY", hide_env_values = true)]
@@ -124,12 +150,50 @@ pub struct Options {
 }
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize, serde::Serialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     #[default]
     Text,
     Json,
+}
+
+/// Where the admin listener is, if anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum AdminListen {
+    Off,
+    At(SocketAddr),
+}
+
+impl FromStr for AdminListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            address => address.parse().map(Self::At).map_err(|_| "must be ADDRESS:PORT, or off".to_owned()),
+        }
+    }
+}
+
+impl TryFrom<String> for AdminListen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<AdminListen> for String {
+    fn from(listen: AdminListen) -> Self {
+        match listen {
+            AdminListen::Off => "off".to_owned(),
+            AdminListen::At(address) => address.to_string(),
+        }
+    }
 }
 
 impl Options {
@@ -155,6 +219,12 @@ impl Options {
             tls_client_ca: self.tls_client_ca.or(file.tls_client_ca),
             reflection_open: self.reflection_open.or(file.reflection_open),
             message_max: self.message_max.or(file.message_max),
+            web_origin: list(self.web_origin, file.web_origin),
+            request_timeout: self.request_timeout.or(file.request_timeout),
+            calls_max: self.calls_max.or(file.calls_max),
+            connections_max: self.connections_max.or(file.connections_max),
+            connection_age: self.connection_age.or(file.connection_age),
+            admin_listen: self.admin_listen.or(file.admin_listen),
             master_key: self.master_key.or(file.master_key),
             operator_key: self.operator_key.or(file.operator_key),
             allow_http: self.allow_http.or(file.allow_http),

@@ -16,6 +16,7 @@ pub enum ErrorKind {
     Aborted,
     OutOfRange,
     ResourceExhausted,
+    DeadlineExceeded,
     Unavailable,
     Internal,
 }
@@ -104,6 +105,14 @@ impl Error {
             quota: Some((subject.to_string(), description.clone())),
             retry_after: Some(Duration::from_secs(1)),
             ..Self::new(ErrorKind::ResourceExhausted, reason, description)
+        }
+    }
+
+    /// More came at once than this process takes; nothing was done.
+    pub fn overloaded(message: impl Into<String>) -> Self {
+        Self {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Self::new(ErrorKind::ResourceExhausted, "OVERLOADED", message)
         }
     }
 

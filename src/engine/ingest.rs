@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
@@ -34,11 +35,16 @@ impl IngestHandle {
     }
 
     /// Waits until the event and its deliveries are durable, or are certain not to be. What was handed over is
-    /// written even if the caller stops waiting.
+    /// written even if the caller stops waiting; where too much waits already, nothing is handed over.
     pub async fn submit(&self, event: Event) -> Result<Receipt> {
         let stopping = || Error::unavailable("the server is stopping");
         let (reply, answer) = oneshot::channel();
-        self.queue.send(Publish { event, reply }).await.map_err(|_| stopping())?;
+        self.queue.try_send(Publish { event, reply }).map_err(|refused| match refused {
+            TrySendError::Full(_) => {
+                Error::overloaded("more events wait to be written than the server takes")
+            }
+            TrySendError::Closed(_) => stopping(),
+        })?;
         answer.await.map_err(|_| stopping())?
     }
 }

@@ -8,15 +8,15 @@ use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 use zeroize::Zeroizing;
 
+use super::listener::Connection;
 use super::status::unauthenticated;
 use crate::domain::principal::Principal;
 use crate::service::Services;
 
-const HEALTH: &str = "/grpc.health.v1.Health/";
+pub const HEALTH: &str = "/grpc.health.v1.Health/";
 const REFLECTION: &str = "/grpc.reflection.";
 
 /// Adds authentication to a service.
@@ -98,6 +98,5 @@ fn bearer(request: &Request<Body>) -> Option<Zeroizing<String>> {
 }
 
 fn origin(request: &Request<Body>) -> Option<String> {
-    let info = request.extensions().get::<TcpConnectInfo>()?;
-    Some(info.remote_addr()?.ip().to_string())
+    Some(request.extensions().get::<Connection>()?.origin.to_string())
 }

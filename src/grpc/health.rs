@@ -1,7 +1,7 @@
 //! gRPC health v1 (grpc.health.v1), without authentication: "" and every service of the contract.
 //!
-//! Unlike the ready-made one it starts NOT_SERVING, tells watchers of unknown names SERVICE_UNKNOWN, and ends
-//! its streams when the server drains.
+//! What it tells is decided in `app`. Unlike the ready-made one it tells watchers of unknown
+//! names SERVICE_UNKNOWN, and ends its streams when the server drains.
 
 use std::pin::Pin;
 
@@ -27,21 +27,16 @@ const NAMES: [&str; 7] = [
     "hawser.v1.WatchService",
 ];
 
-/// Whether the server serves; clones share the answer.
-#[derive(Clone)]
+/// Tells whether the server serves.
 pub struct Health {
-    serving: watch::Sender<bool>,
+    serving: watch::Receiver<bool>,
     stop: CancellationToken,
 }
 
 impl Health {
-    /// Not serving yet. `stop` ends the streams.
-    pub fn new(stop: CancellationToken) -> Self {
-        Self { serving: watch::Sender::new(false), stop }
-    }
-
-    pub fn set_serving(&self, serving: bool) {
-        self.serving.send_replace(serving);
+    /// `stop` ends the streams.
+    pub fn new(serving: watch::Receiver<bool>, stop: CancellationToken) -> Self {
+        Self { serving, stop }
     }
 }
 
@@ -71,7 +66,7 @@ impl HealthService for Health {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let known = NAMES.contains(&request.into_inner().service.as_str());
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
-        let (mut serving, stop) = (self.serving.subscribe(), self.stop.clone());
+        let (mut serving, stop) = (self.serving.clone(), self.stop.clone());
         tokio::spawn(async move {
             loop {
                 let answer = if known {

@@ -1,21 +1,31 @@
 //! The gRPC face: thin handlers (convert, call the service, convert), and what every call passes through.
 
 mod auth;
+mod calls;
 mod check;
 mod convert;
+mod deadline;
 mod deliveries;
 mod endpoints;
 mod events;
+mod first_bytes;
 mod health;
+mod listener;
+mod methods;
 pub mod pb;
 mod projects;
 mod server;
 mod status;
+mod stream_end;
 mod subscriptions;
+mod tls;
 mod watch;
 
+pub use calls::CallLimits;
 pub use health::Health;
-pub use server::{GrpcServer, GrpcSettings, GrpcTls};
+pub use listener::ConnectionLimits;
+pub use server::{GrpcServer, GrpcSettings};
+pub use tls::{GrpcTls, Identity};
 
 use tonic::{Request, Status};
 

@@ -1,17 +1,23 @@
-//! The gRPC server: services, reflection, health, limits.
+//! The gRPC server: services, reflection, health, and the order of what every call passes through.
 
-use std::time::Duration;
+use std::sync::Arc;
 
+use http::{HeaderName, HeaderValue, Method, header};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Router, TcpIncoming};
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::codec::CompressionEncoding::Gzip;
+use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
-use tower::layer::util::{Identity as NoLayer, Stack};
+use tower::ServiceBuilder;
+use tower_http::cors::CorsLayer;
 
 use super::auth::AuthLayer;
+use super::calls::{CallLayer, CallLimits};
 use super::health::Health;
+use super::listener::{ConnectionLimits, Listener};
+use super::tls::Identity;
 use super::{Api, pb};
+use crate::metrics::Metrics;
 use crate::service::Services;
 
 /// How the server behaves.
@@ -19,35 +25,28 @@ use crate::service::Services;
 pub struct GrpcSettings {
     /// The largest request message in bytes.
     pub message_max: usize,
+    pub calls: CallLimits,
+    pub connections: ConnectionLimits,
     /// Reflection without a key.
     pub reflection_open: bool,
-    pub tls: Option<GrpcTls>,
+    /// Whose pages may read our answers in a browser.
+    pub web_origins: Vec<HeaderValue>,
 }
 
-/// The server's certificate, and whose clients it asks for certificates.
-#[derive(Clone)]
-pub struct GrpcTls {
-    pub certificate_pem: Vec<u8>,
-    pub key_pem: zeroize::Zeroizing<Vec<u8>>,
-    pub client_ca_pem: Option<Vec<u8>>,
-}
-
-impl std::fmt::Debug for GrpcTls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GrpcTls").field("mutual", &self.client_ca_pem.is_some()).finish_non_exhaustive()
-    }
-}
-
-const STREAMS_PER_CONNECTION: u32 = 256;
-const KEEPALIVE: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The largest reply: a page of attempts with their bodies.
 const REPLY_MAX: usize = 32 * 1024 * 1024;
+/// EventService takes at least this: a batch of 16 MiB and what is around it.
+const EVENTS_MAX: usize = 17 * 1024 * 1024;
+/// How long a browser may keep the answer to its preflight.
+const PREFLIGHT_KEPT: std::time::Duration = std::time::Duration::from_secs(7200);
 
 /// A server that is ready to be run.
 pub struct GrpcServer {
-    router: Router<Stack<AuthLayer, NoLayer>>,
-    stop: CancellationToken,
+    routes: Routes,
+    auth: AuthLayer,
+    calls: CallLayer,
+    browsers: CorsLayer,
+    listener: Listener,
 }
 
 impl GrpcServer {
@@ -55,22 +54,11 @@ impl GrpcServer {
     pub fn new(
         services: Services,
         health: Health,
-        settings: &GrpcSettings,
+        settings: GrpcSettings,
+        tls: Option<Arc<Identity>>,
+        metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let mut server = Server::builder()
-            .max_concurrent_streams(STREAMS_PER_CONNECTION)
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .tcp_nodelay(true);
-        if let Some(tls) = &settings.tls {
-            let mut config =
-                ServerTlsConfig::new().identity(Identity::from_pem(&tls.certificate_pem, &*tls.key_pem));
-            if let Some(ca) = &tls.client_ca_pem {
-                config = config.client_ca_root(Certificate::from_pem(ca));
-            }
-            server = server.tls_config(config)?;
-        }
         let api = Api { services: services.clone(), stop: stop.clone() };
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -79,32 +67,66 @@ impl GrpcServer {
                 // So that tools can read error details.
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
+        let message_max = settings.message_max;
         macro_rules! service {
-            ($server:path) => {
+            ($server:path, $request_max:expr) => {
                 <$server>::new(api.clone())
-                    .max_decoding_message_size(settings.message_max)
+                    .max_decoding_message_size($request_max)
                     .max_encoding_message_size(REPLY_MAX)
-                    .accept_compressed(tonic::codec::CompressionEncoding::Gzip)
-                    .send_compressed(tonic::codec::CompressionEncoding::Gzip)
+                    .accept_compressed(Gzip)
+                    .send_compressed(Gzip)
             };
         }
-        let router = server
-            .layer(AuthLayer::new(services, settings.reflection_open))
-            .add_service(HealthServer::new(health))
+        let routes = Routes::new(HealthServer::new(health))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
-            .add_service(service!(pb::project_service_server::ProjectServiceServer<Api>))
-            .add_service(service!(pb::endpoint_service_server::EndpointServiceServer<Api>))
-            .add_service(service!(pb::subscription_service_server::SubscriptionServiceServer<Api>))
-            .add_service(service!(pb::event_service_server::EventServiceServer<Api>))
-            .add_service(service!(pb::delivery_service_server::DeliveryServiceServer<Api>))
-            .add_service(service!(pb::watch_service_server::WatchServiceServer<Api>));
-        Ok(Self { router, stop })
+            .add_service(service!(pb::project_service_server::ProjectServiceServer<Api>, message_max))
+            .add_service(service!(pb::endpoint_service_server::EndpointServiceServer<Api>, message_max))
+            .add_service(service!(
+                pb::subscription_service_server::SubscriptionServiceServer<Api>,
+                message_max
+            ))
+            .add_service(service!(
+                pb::event_service_server::EventServiceServer<Api>,
+                message_max.max(EVENTS_MAX)
+            ))
+            .add_service(service!(pb::delivery_service_server::DeliveryServiceServer<Api>, message_max))
+            .add_service(service!(pb::watch_service_server::WatchServiceServer<Api>, message_max))
+            .prepare();
+        Ok(Self {
+            routes,
+            auth: AuthLayer::new(services, settings.reflection_open),
+            calls: CallLayer::new(settings.calls, metrics.clone())?,
+            browsers: browsers(settings.web_origins),
+            listener: Listener { limits: settings.connections, tls, metrics, stop },
+        })
     }
 
     /// Serves until the stop token; then ends when the last call has.
-    pub async fn run(self, listener: TcpListener) -> Result<(), tonic::transport::Error> {
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        self.router.serve_with_incoming_shutdown(incoming, self.stop.cancelled_owned()).await
+    pub async fn run(self, listener: TcpListener) {
+        let service = ServiceBuilder::new()
+            // A browser's preflight has no key and is answered here.
+            .layer(self.browsers)
+            // From here on a call from a browser is a call like any other, its refusals included.
+            .layer(tonic_web::GrpcWebLayer::new())
+            .layer(self.calls)
+            .layer(self.auth)
+            .service(self.routes);
+        self.listener.run(listener, service).await;
     }
 }
+
+/// CORS: pages of these origins may call, and may read the status that gRPC-Web puts into headers.
+fn browsers(origins: Vec<HeaderValue>) -> CorsLayer {
+    let names =
+        |names: &[&'static str]| names.iter().copied().map(HeaderName::from_static).collect::<Vec<_>>();
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::POST])
+        .allow_headers([vec![header::AUTHORIZATION, header::CONTENT_TYPE], names(&REQUEST_HEADERS)].concat())
+        .expose_headers(names(&["grpc-status", "grpc-message", "grpc-status-details-bin"]))
+        .max_age(PREFLIGHT_KEPT)
+}
+
+/// What gRPC-Web clients send beside the key.
+const REQUEST_HEADERS: [&str; 4] = ["grpc-timeout", "x-grpc-web", "x-user-agent", "connect-protocol-version"];

@@ -22,6 +22,7 @@ impl From<Error> for Status {
             ErrorKind::Aborted => Code::Aborted,
             ErrorKind::OutOfRange => Code::OutOfRange,
             ErrorKind::ResourceExhausted => Code::ResourceExhausted,
+            ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
             ErrorKind::Unavailable => Code::Unavailable,
             ErrorKind::Internal => Code::Internal,
         };
@@ -68,7 +69,25 @@ pub fn unauthenticated(message: &str) -> Status {
     Error::new(ErrorKind::Unauthenticated, "MISSING_KEY", message).into()
 }
 
+/// The connection is as old as connections get: another one, perhaps to another node, takes over.
+pub fn connection_aged() -> Status {
+    Error::unavailable("the connection has reached its age; call again, with the last token").into()
+}
+
 /// The server is going away; resume elsewhere or later.
 pub fn draining() -> Status {
     Error::unavailable("the server is stopping; resume with the last token").into()
+}
+
+/// The call, or its client's patience, took longer than it may.
+pub fn deadline_exceeded(limit: Duration) -> Status {
+    let message = format!("the call did not end within {} ms", limit.as_millis());
+    Error::new(ErrorKind::DeadlineExceeded, "DEADLINE_EXCEEDED", message).into()
+}
+
+/// A request message above the limit; `found` says which, and what came.
+pub fn message_too_large(found: &str) -> Status {
+    let found = found.trim_start_matches("Error, ");
+    let message = format!("{found} (the server's setting message-max)");
+    Error::new(ErrorKind::OutOfRange, "MESSAGE_TOO_LARGE", message).into()
 }

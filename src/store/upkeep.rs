@@ -18,6 +18,16 @@ impl Store {
         Ok(())
     }
 
+    /// Asks the database for a sign of life, on connections that callers cannot use up.
+    pub async fn ping(&self) -> Result<()> {
+        let pool = match self.backend() {
+            DbBackend::Postgres => &self.inner.engine,
+            _ => &self.inner.read,
+        };
+        pool.execute_unprepared("SELECT 1").await?;
+        Ok(())
+    }
+
     /// Moves SQLite's log into the file as far as readers allow. PostgreSQL does so by itself.
     pub async fn checkpoint(&self) -> Result<()> {
         if self.backend() != DbBackend::Postgres {

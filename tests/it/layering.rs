@@ -99,6 +99,22 @@ const RULES: &[(&str, &[&str])] = &[
             "crate::config",
         ],
     ),
+    (
+        "http",
+        &[
+            "sea_orm",
+            "sqlx",
+            "tonic",
+            "crate::store",
+            "crate::engine",
+            "crate::dispatch",
+            "crate::grpc",
+            "crate::cli",
+            "crate::app",
+            "crate::config",
+        ],
+    ),
+    ("metrics", &["sea_orm", "sqlx", "tonic", "prost", "hyper", "axum", "crate"]),
     ("cli", &["sea_orm", "sqlx"]),
 ];
 

@@ -8,6 +8,7 @@ use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt;
 
 use crate::support::{Database, PATIENCE, World, on_both};
 
@@ -35,16 +36,22 @@ async fn health_answers_and_its_streams_end_on_drain(database: Database) {
 
 async fn too_large_messages_are_refused(database: Database) {
     let world = World::new(database).await;
-    let request = pb::PublishEventRequest { payload: vec![0; 5 * 1024 * 1024].into(), ..Default::default() };
+    let request = pb::PublishEventRequest { payload: vec![0; 18 * 1024 * 1024].into(), ..Default::default() };
     let status = world.client.events().publish_event(request).await.expect_err("too large");
     assert_eq!(status.code(), Code::OutOfRange);
+    assert!(status.message().contains("message-max"), "{status}");
+    let endpoint = pb::Endpoint { description: "x".repeat(5 * 1024 * 1024), ..Default::default() };
+    let request = pb::CreateEndpointRequest { endpoint: Some(endpoint), ..Default::default() };
+    let status = world.client.endpoints().create_endpoint(request).await.expect_err("too large");
+    assert_eq!(status.code(), Code::OutOfRange);
+    assert_eq!(status.get_error_details().error_info().expect("a reason").reason, "MESSAGE_TOO_LARGE");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sqlite_file_has_one_process() {
     let world = World::new(Database::sqlite()).await;
     let second = Command::new(env!("CARGO_BIN_EXE_hawser"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--data"])
         .arg(world.server.data())
         .output()
         .await
@@ -59,7 +66,7 @@ async fn a_wrong_master_key_is_named_at_start() {
     world.server.terminate().await;
     let key = "1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let wrong = Command::new(env!("CARGO_BIN_EXE_hawser"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--master-key", key, "--data"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--master-key", key, "--data"])
         .arg(world.server.data())
         .output()
         .await

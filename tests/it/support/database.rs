@@ -33,6 +33,17 @@ impl Database {
         PgConnection::connect(self.url().expect("PostgreSQL")).await.expect("PostgreSQL answers")
     }
 
+    /// Ends everyone's connections and lets nobody in again; or lets them in. Only on PostgreSQL.
+    pub async fn set_reachable(&self, reachable: bool) {
+        let mut session = PgConnection::connect(&self.admin).await.expect("PostgreSQL answers");
+        let allow = format!("ALTER DATABASE {} ALLOW_CONNECTIONS {reachable}", self.name);
+        session.execute(sqlx::AssertSqlSafe(allow)).await.expect("altered");
+        if !reachable {
+            let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
+            sqlx::query(end).bind(&self.name).execute(&mut session).await.expect("ended");
+        }
+    }
+
     pub fn url(&self) -> Option<&str> {
         self.url.as_deref()
     }

@@ -4,6 +4,7 @@ pub mod database;
 pub mod feed;
 pub mod receiver;
 pub mod server;
+pub mod web;
 pub mod world;
 
 pub use database::Database;

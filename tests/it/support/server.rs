@@ -18,6 +18,7 @@ pub struct Server {
     arguments: Vec<String>,
     starts: usize,
     address: String,
+    admin: String,
 }
 
 impl Server {
@@ -42,7 +43,15 @@ impl Server {
     }
 
     async fn first_start(database: Arc<Database>, folder: tempfile::TempDir, arguments: Vec<String>) -> Self {
-        let mut server = Self { child: None, database, folder, arguments, starts: 0, address: String::new() };
+        let mut server = Self {
+            child: None,
+            database,
+            folder,
+            arguments,
+            starts: 0,
+            address: String::new(),
+            admin: String::new(),
+        };
         server.spawn().await;
         server
     }
@@ -55,7 +64,7 @@ impl Server {
         let log = std::fs::File::create(self.log_path()).expect("a log file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_hawser"));
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"])
             .arg(self.folder.path())
             .arg("--ready-file")
             .arg(&ready)
@@ -72,6 +81,7 @@ impl Server {
         let text = self.file(&ready).await;
         let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         self.address = json["grpc"].as_str().expect("an address").to_owned();
+        self.admin = json["admin"].as_str().expect("an address").to_owned();
     }
 
     /// Waits for a file that the server writes.
@@ -97,6 +107,16 @@ impl Server {
 
     pub fn address(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// HOST:PORT of gRPC.
+    pub fn authority(&self) -> &str {
+        &self.address
+    }
+
+    /// HOST:PORT of the admin listener.
+    pub fn admin(&self) -> &str {
+        &self.admin
     }
 
     pub async fn operator_key(&mut self) -> String {

@@ -1,0 +1,56 @@
+//! What holds where nobody says otherwise. The help text and docs/configuration.md name the same values; a test
+//! compares.
+
+use std::net::SocketAddr;
+
+use super::{ADMIN_PORT, AdminListen, LogFormat, Options, PORT};
+use crate::engine::LaneLimits;
+
+pub const DRAIN: u64 = 25;
+pub const MESSAGE_MAX: usize = 4 * 1024 * 1024;
+pub const READ_CONNECTIONS: u32 = 8;
+pub const REQUEST_TIMEOUT: u64 = 30;
+pub const CALLS_MAX: usize = 4096;
+pub const CONNECTIONS_MAX: usize = 10_000;
+pub const CONNECTION_AGE: u64 = 1800;
+pub const WATCH_STREAMS: usize = 1000;
+pub const WATCH_LAG: u64 = 30;
+pub const CHANGES_RETENTION: u64 = 7 * 24 * 3600;
+
+pub fn listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], PORT))
+}
+
+pub fn admin_listen() -> AdminListen {
+    AdminListen::At(SocketAddr::from(([127, 0, 0, 1], ADMIN_PORT)))
+}
+
+impl Options {
+    /// Every setting that has a value without being set.
+    pub(super) fn defaults(&self) -> Self {
+        Self {
+            data: Some(self.data_folder()),
+            store: self.database().ok().map(|place| place.to_string()),
+            migrate: Some(true),
+            read_connections: Some(READ_CONNECTIONS),
+            listen: Some(listen()),
+            reflection_open: Some(false),
+            message_max: Some(MESSAGE_MAX),
+            request_timeout: Some(REQUEST_TIMEOUT),
+            calls_max: Some(CALLS_MAX),
+            connections_max: Some(CONNECTIONS_MAX),
+            connection_age: Some(CONNECTION_AGE),
+            admin_listen: Some(admin_listen()),
+            watch_streams: Some(WATCH_STREAMS),
+            watch_lag_max: Some(WATCH_LAG),
+            changes_retention: Some(CHANGES_RETENTION),
+            allow_http: Some(false),
+            slots: Some(LaneLimits::default().slots),
+            drain: Some(DRAIN),
+            node: Some(self.node_name()),
+            log: Some("info".to_owned()),
+            log_format: Some(LogFormat::default()),
+            ..Self::default()
+        }
+    }
+}
