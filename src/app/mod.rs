@@ -58,7 +58,7 @@ impl App {
         let store =
             Store::open(config.store).await.with_context(|| format!("cannot open the store {place}"))?;
         let dispatcher = Dispatcher::new(config.dispatch)?;
-        let engine = Engine::start(store.clone(), dispatcher, config.engine).await?;
+        let engine = Engine::start(store.clone(), dispatcher, config.engine, metrics.clone()).await?;
         let (ingest, wake) = (engine.ingest.clone(), engine.wake.clone());
         let services = Services::new(store.clone(), ingest, wake, config.rules, config.watch);
         let given = config.operator_key.as_ref().map(|key| key.0.as_str());

@@ -30,6 +30,9 @@ pub struct Violation {
     pub description: String,
 }
 
+/// The reason of [`Error::overloaded`].
+pub const OVERLOADED: &str = "OVERLOADED";
+
 /// A failure that a caller will see.
 #[derive(Debug)]
 pub struct Error {
@@ -112,7 +115,7 @@ impl Error {
     pub fn overloaded(message: impl Into<String>) -> Self {
         Self {
             retry_after: Some(Duration::from_secs(1)),
-            ..Self::new(ErrorKind::ResourceExhausted, "OVERLOADED", message)
+            ..Self::new(ErrorKind::ResourceExhausted, OVERLOADED, message)
         }
     }
 

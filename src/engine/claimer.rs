@@ -66,6 +66,8 @@ async fn claim(shared: &Arc<Shared>, calls: &mpsc::Sender<ClaimCall>) -> bool {
         Err(_) => return false,
     };
     let found = claimed.len();
+    shared.metrics.engine.claims.inc();
+    shared.metrics.engine.claimed.inc_by(found as u64);
     // An endpoint with work in the table of which nothing was found, though its lane was open and the claim
     // was not full, has none that is due any more.
     if found < limit as usize {

@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Shared;
 use super::lanes::Reservation;
 use crate::domain::delivery::{Claim, DeliveryStatus};
 use crate::domain::endpoint::EndpointStatus;
-use crate::domain::error::{Error, ErrorKind, Result};
+use crate::domain::error::{Error, ErrorKind, OVERLOADED, Result};
 use crate::domain::event::{Event, FAN_OUT_MAX, Receipt};
 use crate::domain::id::{DeliveryId, LeaseId, ProjectId};
 use crate::domain::project::PausedPolicy;
 use crate::domain::routing::{EndpointRoute, ProjectRoutes};
+use crate::metrics::Metrics;
 use crate::store::{ClaimedDelivery, FIRST_TOKEN, KeyVerdict, NewDelivery, NewEvent, StoreError, Tx};
 
 /// An event on its way in, and who waits for it.
@@ -27,16 +29,24 @@ pub struct Publish {
 #[derive(Clone)]
 pub struct IngestHandle {
     queue: mpsc::Sender<Publish>,
+    metrics: Arc<Metrics>,
 }
 
 impl IngestHandle {
-    pub(super) fn new(queue: mpsc::Sender<Publish>) -> Self {
-        Self { queue }
+    pub(super) fn new(queue: mpsc::Sender<Publish>, metrics: Arc<Metrics>) -> Self {
+        Self { queue, metrics }
     }
 
     /// Waits until the event and its deliveries are durable, or are certain not to be. What was handed over is
     /// written even if the caller stops waiting; where too much waits already, nothing is handed over.
     pub async fn submit(&self, event: Event) -> Result<Receipt> {
+        let started = Instant::now();
+        let result = self.hand_over(event).await;
+        self.metrics.engine.published(result_name(&result), started.elapsed());
+        result
+    }
+
+    async fn hand_over(&self, event: Event) -> Result<Receipt> {
         let stopping = || Error::unavailable("the server is stopping");
         let (reply, answer) = oneshot::channel();
         self.queue.try_send(Publish { event, reply }).map_err(|refused| match refused {
@@ -46,6 +56,16 @@ impl IngestHandle {
             TrySendError::Closed(_) => stopping(),
         })?;
         answer.await.map_err(|_| stopping())?
+    }
+}
+
+fn result_name(result: &Result<Receipt>) -> &'static str {
+    match result {
+        Ok(receipt) if receipt.duplicate => "duplicate",
+        Ok(_) => "accepted",
+        Err(error) if error.reason == OVERLOADED => "overloaded",
+        Err(error) if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Internal) => "failed",
+        Err(_) => "refused",
     }
 }
 

@@ -55,6 +55,11 @@ impl Keeper {
         state.id == claimed_under && Instant::now() < state.send_until
     }
 
+    /// For how long attempts may still start without a renewal.
+    pub fn left(&self) -> Duration {
+        self.state().send_until.saturating_duration_since(Instant::now())
+    }
+
     fn renewed(&self, id: LeaseId, asked: Instant) {
         let mut state = self.state();
         state.id = id;

@@ -63,8 +63,7 @@ struct Lane {
     /// Successes in a row since the cap last changed.
     successes: usize,
     is_ready: bool,
-    /// Older work of this endpoint lies in the table, so newer work must not overtake it. Grows with every
-    /// spill, so that a look at the table clears only the spills it has seen.
+    /// Older work lies in the table; newer must not overtake it. Grows, so that a look clears what it has seen.
     spilled: Option<u64>,
     spills: u64,
 }
@@ -296,6 +295,12 @@ impl Lanes {
     /// Forgets lanes without work, so that memory follows the endpoints in use.
     pub fn sweep(&self) {
         self.lock().lanes.retain(|_, lane| !lane.is_idle());
+    }
+
+    /// Deliveries that wait here, and those in flight.
+    pub fn load(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.waiting, state.in_flight)
     }
 
     /// Starts nothing more, and gives back what waits. Attempts in flight go on.

@@ -13,6 +13,7 @@
 
 mod claimer;
 mod doorbell;
+mod gauges;
 mod ingest;
 mod keeper;
 mod lanes;
@@ -37,6 +38,7 @@ use crate::dispatch::Dispatcher;
 use crate::domain::error::Result;
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::url_rules::UrlRules;
+use crate::metrics::Metrics;
 use crate::store::Store;
 use doorbell::Doorbell;
 use keeper::Keeper;
@@ -111,6 +113,7 @@ struct Shared {
     attempts: TaskTracker,
     outcomes: mpsc::Sender<Outcome>,
     claims: Arc<Doorbell>,
+    metrics: Arc<Metrics>,
 }
 
 /// Events that may wait for a turn.
@@ -121,7 +124,12 @@ const UNPARK_QUEUE: usize = 1024;
 
 impl Engine {
     /// Takes a lease, frees what dead processes held, and starts.
-    pub async fn start(store: Store, dispatcher: Dispatcher, settings: EngineSettings) -> Result<Self> {
+    pub async fn start(
+        store: Store,
+        dispatcher: Dispatcher,
+        settings: EngineSettings,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self> {
         let (publish_tx, publish_rx) = mpsc::channel(INGEST_QUEUE);
         let (outcome_tx, outcome_rx) = mpsc::channel(OUTCOME_QUEUE);
         let (claim_tx, claim_rx) = mpsc::channel(1);
@@ -139,6 +147,7 @@ impl Engine {
             attempts: attempts.clone(),
             outcomes: outcome_tx.clone(),
             claims: claims.clone(),
+            metrics: metrics.clone(),
         });
 
         let (stop, flush, failed) =
@@ -161,9 +170,11 @@ impl Engine {
         supervise_until(&claimer, &failed, &stop, "upkeep", task);
         let task = trim::run(store.clone(), settings.changes_retention, stop.clone());
         supervise_until(&claimer, &failed, &stop, "trimming of the change log", task);
+        let task = gauges::run(store.clone(), shared.clone(), publish_tx.downgrade(), stop.clone());
+        supervise_until(&claimer, &failed, &stop, "gauges", task);
 
         Ok(Self {
-            ingest: IngestHandle::new(publish_tx),
+            ingest: IngestHandle::new(publish_tx, metrics),
             wake: Wake { routing: routing.clone(), claims, unpark: unpark_tx },
             routing,
             shared,

@@ -1,6 +1,7 @@
 //! The workers: each takes deliveries from the lanes and attempts them, one at a time, while there are any.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
@@ -29,7 +30,10 @@ async fn work(shared: Arc<Shared>, mut job: ClaimedDelivery) {
         let endpoint = job.endpoint;
         let outcome = attempt(&shared, job).await;
         let result = match &outcome {
-            Outcome::Finished(finished) => Some(finished.attempt.outcome.clone()),
+            Outcome::Finished(finished) => {
+                measure(&shared, finished);
+                Some(finished.attempt.outcome.clone())
+            }
             Outcome::Released(_) | Outcome::Discarded(_) => None,
         };
         // Waits while the writer is behind: unwritten outcomes are bounded.
@@ -42,6 +46,17 @@ async fn work(shared: Arc<Shared>, mut job: ClaimedDelivery) {
             None => return,
         }
     }
+}
+
+fn measure(shared: &Shared, finished: &FinishedAttempt) {
+    let (attempt, outcome) = (&finished.attempt, &finished.attempt.outcome);
+    let class = match &outcome.error {
+        Some((class, _)) => class.as_str(),
+        None => "success",
+    };
+    let took = Duration::from_micros(u64::from(outcome.timings.total_us));
+    let waited = (attempt.number == 1).then(|| outcome.started_at.since(finished.created_at));
+    shared.metrics.engine.attempted(class, took, waited);
 }
 
 /// Decides by the endpoint's present state, and sends.

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ingest::{self, Publish, Verdict};
 use super::{Shared, worker};
+use crate::domain::delivery::DeliveryStatus;
 use crate::domain::error::Error;
 use crate::store::{
     ClaimRequest, ClaimedDelivery, Discarded, FinishedAttempt, Lane, Next, Released, Result, Store,
@@ -206,8 +207,11 @@ impl Writer {
 
     async fn turn(&mut self, batch: Batch) {
         // A connection that hangs must not hold everyone for ever; what it did shows when it is tried again.
+        let started = Instant::now();
         let written = tokio::time::timeout(TURN_LONGEST, self.write(&batch)).await;
-        match written.unwrap_or(Err(StoreError::TimedOut)) {
+        let written = written.unwrap_or(Err(StoreError::TimedOut));
+        self.measure(&batch, written.is_ok(), started.elapsed());
+        match written {
             Ok((verdicts, claimed)) => {
                 self.backoff = None;
                 self.settle(batch, verdicts, claimed);
@@ -215,6 +219,26 @@ impl Writer {
             Err(error) if error.is_transient() => self.postpone(batch, error),
             Err(error) => self.take_apart(batch, error).await,
         }
+    }
+
+    fn measure(&self, batch: &Batch, written: bool, took: Duration) {
+        let engine = &self.shared.metrics.engine;
+        engine.turn(batch.publishes.len(), batch.outcomes(), took);
+        if !written {
+            engine.turns_failed.inc();
+            return;
+        }
+        let (mut succeeded, mut failed) = (0, 0);
+        for one in &batch.finished {
+            match one.next {
+                Next::Success => succeeded += 1,
+                Next::Failed => failed += 1,
+                Next::Retry(_) => {}
+            }
+        }
+        engine.ended(DeliveryStatus::Success.as_str(), succeeded);
+        engine.ended(DeliveryStatus::Failed.as_str(), failed);
+        engine.ended(DeliveryStatus::Discarded.as_str(), batch.discarded.len() as u64);
     }
 
     /// The turn's transaction.

@@ -6,6 +6,8 @@
 
 mod calls;
 mod connections;
+mod database;
+mod engine;
 
 use std::sync::Arc;
 
@@ -16,12 +18,16 @@ use prometheus_client::registry::Registry;
 
 pub use calls::{CallMetrics, Method, Open};
 pub use connections::ConnectionMetrics;
+pub use database::DatabaseMetrics;
+pub use engine::EngineMetrics;
 
 /// All measures of one server.
 pub struct Metrics {
     registry: Registry,
     pub calls: CallMetrics,
     pub connections: ConnectionMetrics,
+    pub engine: EngineMetrics,
+    pub database: DatabaseMetrics,
 }
 
 impl Metrics {
@@ -36,6 +42,8 @@ impl Metrics {
         Arc::new(Self {
             calls: CallMetrics::new(&mut registry),
             connections: ConnectionMetrics::new(&mut registry),
+            engine: EngineMetrics::new(&mut registry),
+            database: DatabaseMetrics::new(&mut registry),
             registry,
         })
     }

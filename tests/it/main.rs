@@ -12,6 +12,7 @@ mod events;
 mod faults;
 mod layering;
 mod limits;
+mod metrics;
 mod nodes;
 mod paging;
 mod pause;

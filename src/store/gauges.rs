@@ -1,0 +1,65 @@
+//! What operators are told of the queue: bounded statements on its indexes, whatever its length.
+
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+
+use super::error::{Result, StoreError};
+use super::{Store, now_sql};
+
+/// More than these are not counted, so that a long queue is not made longer by counting it.
+pub const COUNTED_MAX: u64 = 10_000;
+
+/// The unclaimed part of the queue.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueGauges {
+    /// Due now, at most [`COUNTED_MAX`].
+    pub due: u64,
+    /// For how long the oldest of them has been due, in milliseconds.
+    pub oldest_due_ms: u64,
+}
+
+impl Store {
+    pub async fn queue_gauges(&self) -> Result<QueueGauges> {
+        let now = now_sql(self.backend());
+        let sql = format!(
+            "SELECT (SELECT count(*) FROM (SELECT 1 FROM queue WHERE claimed_by IS NULL AND parked = 0 \
+             AND due_at <= {now} LIMIT {COUNTED_MAX}) AS due), \
+             {now} - (SELECT min(due_at) FROM queue WHERE claimed_by IS NULL AND parked = 0)"
+        );
+        let statement = Statement::from_string(self.backend(), sql);
+        let row = self.reader().query_one_raw(statement).await?;
+        let row = row.ok_or_else(|| StoreError::Corrupt("a count gave no row".to_owned()))?;
+        let (due, oldest): (i64, Option<i64>) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+        let not_negative = |number: i64| u64::try_from(number).unwrap_or(0);
+        Ok(QueueGauges { due: not_negative(due), oldest_due_ms: not_negative(oldest.unwrap_or(0)) })
+    }
+
+    /// Connections of each pool: its name, how many are open, how many of them idle.
+    pub fn pool_use(&self) -> Vec<(&'static str, u32, usize)> {
+        let pools: &[_] = match self.backend() {
+            DbBackend::Postgres => &[
+                ("service", &self.inner.write),
+                ("ingest", &self.inner.ingest),
+                ("engine", &self.inner.engine),
+                ("read", &self.inner.read),
+            ],
+            _ => &[("write", &self.inner.write), ("read", &self.inner.read)],
+        };
+        let counts = |pool: &sea_orm::DatabaseConnection| match self.backend() {
+            DbBackend::Postgres => {
+                let pool = pool.get_postgres_connection_pool();
+                (pool.size(), pool.num_idle())
+            }
+            _ => {
+                let pool = pool.get_sqlite_connection_pool();
+                (pool.size(), pool.num_idle())
+            }
+        };
+        pools
+            .iter()
+            .map(|(name, pool)| {
+                let (open, idle) = counts(pool);
+                (*name, open, idle)
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,89 @@
+//! What `/metrics` tells: after known work the numbers are known, and no series names a tenant's thing.
+
+use std::collections::HashSet;
+
+use hawser_client::pb;
+
+use crate::support::world::until;
+use crate::support::{Database, PATIENCE, Receiver, Reply, World, on_both, web};
+
+on_both!(known_work_gives_known_numbers);
+
+/// One series' value.
+fn value(text: &str, series: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+}
+
+/// Scrapes until a series has that value.
+async fn reaches(world: &World, series: &str, expected: f64) -> String {
+    let scraping = async {
+        loop {
+            let (status, text) = web::get(world.server.admin(), "/metrics").await;
+            assert_eq!(status, 200);
+            if value(&text, series) == Some(expected) {
+                return text;
+            }
+        }
+    };
+    match tokio::time::timeout(PATIENCE, scraping).await {
+        Ok(text) => text,
+        Err(_) => panic!(
+            "{series} did not reach {expected}\n{}",
+            web::get(world.server.admin(), "/metrics").await.1
+        ),
+    }
+}
+
+async fn known_work_gives_known_numbers(database: Database) {
+    let world = World::new(database).await;
+    let receiver = Receiver::scripted(|seen, before| match (seen.path.as_str(), before) {
+        ("/flaky", 0) => Reply::status(500),
+        _ => Reply::status(204),
+    })
+    .await;
+    let (good, _) = world.endpoint(&receiver.url("/good"), "acme").await;
+    let (flaky, _) = world.endpoint(&receiver.url("/flaky"), "acme").await;
+    let mut watch = world.watch().await;
+    let mut events = Vec::new();
+    for _ in 0..5 {
+        events.push(world.publish_to(&good, b"{}").await.event_id);
+    }
+    events.push(world.publish_to(&flaky, b"{}").await.event_id);
+    for event in &events {
+        until(&mut watch, event, pb::DeliveryStatus::Success).await;
+    }
+    reaches(&world, "hawser_deliveries_ended_total{status=\"SUCCESS\"}", 6.0).await;
+    // What memory holds is read once a second.
+    reaches(&world, "hawser_deliveries_waiting{state=\"in_flight\"}", 0.0).await;
+    let text = reaches(&world, "hawser_deliveries_waiting{state=\"due\"}", 0.0).await;
+    for (series, expected) in [
+        ("hawser_events_total{result=\"accepted\"}", 6.0),
+        ("hawser_attempts_total{class=\"success\"}", 6.0),
+        ("hawser_attempts_total{class=\"HTTP_STATUS\"}", 1.0),
+        ("hawser_attempt_seconds_count", 7.0),
+        ("hawser_first_attempt_seconds_count", 6.0),
+        ("hawser_publish_seconds_count", 6.0),
+        (
+            "hawser_grpc_calls_total{service=\"hawser.v1.EventService\",method=\"PublishEvent\",code=\"OK\"}",
+            6.0,
+        ),
+        ("hawser_grpc_calls_open{service=\"hawser.v1.WatchService\",method=\"Watch\"}", 1.0),
+        ("hawser_deliveries_waiting{state=\"in_flight\"}", 0.0),
+        ("hawser_deliveries_waiting{state=\"due\"}", 0.0),
+    ] {
+        assert_eq!(value(&text, series), Some(expected), "{series}\n{text}");
+    }
+    assert!(value(&text, "hawser_lease_seconds").is_some_and(|left| left > 0.0), "{text}");
+    assert!(text.contains("hawser_build_info{version="), "{text}");
+    // Labels are closed sets: nothing of a tenant's is among them.
+    for one in [&world.project, &good.id, &flaky.id, &events[0], "acme", "test.event"] {
+        assert!(!text.contains(one), "{one}\n{text}");
+    }
+    let names: HashSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let table = include_str!("../../docs/operations.md");
+    for name in names {
+        let name = name.strip_prefix("hawser_").expect("our prefix");
+        assert!(table.contains(&format!("`{name}`")), "docs/operations.md lacks {name}");
+    }
+}
