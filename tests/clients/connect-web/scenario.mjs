@@ -50,7 +50,8 @@ assert.deepEqual(listed.endpoints.map((one) => one.id), [endpoint.id]);
 
 // A stream: first a bookmark, then what happens.
 let event;
-for await (const { change } of watches.watch({ projectId }, operator)) {
+const seen = new AbortController();
+for await (const { change } of watches.watch({ projectId }, { ...operator, signal: seen.signal })) {
   if (change.case === "bookmark" && event === undefined) {
     const target = { case: "endpointId", value: endpoint.id };
     const payload = new TextEncoder().encode("{}");
@@ -58,6 +59,8 @@ for await (const { change } of watches.watch({ projectId }, operator)) {
   }
   if (change.case === "deliveryChange" && change.value.delivery.eventId === event?.eventId) break;
 }
+// Leaving the loop alone would leave the request open.
+seen.abort();
 
 // The server ends a stream at its client's deadline.
 const late = async () => {
