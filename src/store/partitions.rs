@@ -5,8 +5,8 @@ use std::time::Duration;
 use sea_orm::{ConnectionTrait, DbBackend};
 use uuid::Uuid;
 
-use super::Store;
 use super::error::Result;
+use super::{Lane, Store};
 use crate::domain::clock::Timestamp;
 
 /// Each partitioned table with the storage settings of its partitions.
@@ -18,6 +18,9 @@ const TABLES: [(&str, &str); 4] = [
 ];
 
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Any number will do, so long as all versions agree: one maker of partitions at a time.
+const PARTITION_LOCK: i64 = 0x6861_7773_6572_0003;
+
 /// This week's and the next two.
 const WEEKS_AHEAD: i64 = 3;
 
@@ -27,6 +30,12 @@ impl Store {
         if self.inner.backend != DbBackend::Postgres {
             return Ok(());
         }
+        // Nodes that make the same one at once would collide. Other connections do the work, so that no partition's
+        // lock is held longer than its own making takes.
+        let guard = self.begin(Lane::Service).await?;
+        guard.db().execute_unprepared("SET LOCAL idle_in_transaction_session_timeout = '60s'").await?;
+        let lock = format!("SELECT pg_advisory_xact_lock({PARTITION_LOCK})");
+        guard.db().execute_unprepared(&lock).await?;
         let week = i64::try_from(WEEK.as_millis()).unwrap_or(i64::MAX);
         let this_week = Timestamp::now().as_millis().div_euclid(week);
         for number in this_week..this_week + WEEKS_AHEAD {
@@ -39,7 +48,7 @@ impl Store {
                 self.inner.write.execute_unprepared(&sql).await?;
             }
         }
-        Ok(())
+        guard.rollback().await
     }
 }
 
