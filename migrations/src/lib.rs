@@ -12,6 +12,7 @@ mod m0001_tenants;
 mod m0002_endpoints;
 mod m0003_deliveries;
 mod m0004_feed;
+mod m0010_lease_fence;
 mod m0011_revisions;
 
 use sea_orm_migration::prelude::*;
@@ -29,6 +30,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0002_endpoints::Migration),
             Box::new(m0003_deliveries::Migration),
             Box::new(m0004_feed::Migration),
+            Box::new(m0010_lease_fence::Migration),
             Box::new(m0011_revisions::Migration),
         ]
     }

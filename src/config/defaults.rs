@@ -7,6 +7,7 @@ use super::{ADMIN_PORT, AdminListen, LogFormat, Options, PORT};
 use crate::engine::LaneLimits;
 
 pub const DRAIN: u64 = 25;
+pub const LEASE: u64 = 15;
 pub const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 pub const READ_CONNECTIONS: u32 = 8;
 pub const REQUEST_TIMEOUT: u64 = 30;
@@ -47,6 +48,7 @@ impl Options {
             allow_http: Some(false),
             slots: Some(LaneLimits::default().slots),
             drain: Some(DRAIN),
+            lease: Some(LEASE),
             node: Some(self.node_name()),
             log: Some("info".to_owned()),
             log_format: Some(LogFormat::default()),

@@ -57,6 +57,7 @@ impl std::fmt::Debug for OperatorKey {
     }
 }
 
+const LEASE_RANGE: std::ops::RangeInclusive<u64> = 3..=300;
 /// gRPC's port, and the admin listener's.
 pub const PORT: u16 = 8610;
 pub const ADMIN_PORT: u16 = 8612;
@@ -114,6 +115,11 @@ impl Config {
             store_reads: (read_connections as usize / 4).max(1),
         };
         let changes_retention = options.changes_retention.unwrap_or(defaults::CHANGES_RETENTION).max(1);
+        let lease = options.lease.unwrap_or(defaults::LEASE);
+        if !LEASE_RANGE.contains(&lease) {
+            bail!("lease must be 3 to 300 seconds, and is {lease}");
+        }
+        let lease = Duration::from_secs(lease);
         Ok(Self {
             listen: options.listen.unwrap_or_else(defaults::listen),
             grpc: options.grpc()?,
@@ -127,6 +133,7 @@ impl Config {
                 lanes,
                 rules: rules.clone(),
                 node: options.node_name(),
+                lease,
                 changes_retention: Duration::from_secs(changes_retention),
             },
             watch,

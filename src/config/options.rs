@@ -136,6 +136,10 @@ pub struct Options {
     #[arg(long, value_name = "NAME", env = "HAWSER_NODE")]
     pub node: Option<String>,
 
+    /// Seconds that this process's lease lasts unless it is renewed, which happens at a third of it [default: 15]
+    #[arg(long, value_name = "SECONDS", env = "HAWSER_LEASE")]
+    pub lease: Option<u64>,
+
     /// What to log, as tracing's filters read it [default: info]
     #[arg(long, value_name = "FILTER", env = "HAWSER_LOG")]
     pub log: Option<String>,
@@ -239,6 +243,7 @@ impl Options {
             watch_lag_max: self.watch_lag_max.or(file.watch_lag_max),
             drain: self.drain.or(file.drain),
             node: self.node.or(file.node),
+            lease: self.lease.or(file.lease),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
             ready_file: self.ready_file.or(file.ready_file),

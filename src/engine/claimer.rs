@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::writer::{ClaimCall, chain};
 use super::{Shared, worker};
-use crate::store::ClaimRequest;
+use crate::store::{ClaimRequest, Claimed};
 
 /// The slow round.
 const ROUND: Duration = Duration::from_millis(500);
@@ -39,6 +39,10 @@ pub async fn run(shared: Arc<Shared>, calls: mpsc::Sender<ClaimCall>, stop: Canc
 
 /// One claim; says whether another may find more at once.
 async fn claim(shared: &Arc<Shared>, calls: &mpsc::Sender<ClaimCall>) -> bool {
+    // Nothing could be sent, so it would only be given back.
+    if !shared.may_start(shared.keeper.lease()) {
+        return false;
+    }
     let (free, mut full) = shared.lanes.claimable();
     if free == 0 || full.len() > WITHOUT_MAX {
         shared.lanes.set_more_due(true);
@@ -47,17 +51,12 @@ async fn claim(shared: &Arc<Shared>, calls: &mpsc::Sender<ClaimCall>) -> bool {
     full.sort_unstable();
     let spilled = shared.lanes.spilled();
     let limit = u32::try_from(free.min(CLAIM)).unwrap_or_default();
-    let request = ClaimRequest {
-        lease: shared.keeper.lease(),
-        limit,
-        per_endpoint: CLAIM_PER_ENDPOINT,
-        without: full.clone(),
-    };
+    let request = ClaimRequest { limit, per_endpoint: CLAIM_PER_ENDPOINT, without: full.clone() };
     let (reply, answer) = oneshot::channel();
     if calls.send(ClaimCall { request, reply }).await.is_err() {
         return false;
     }
-    let claimed = match answer.await {
+    let Claimed { deliveries: claimed, versions } = match answer.await {
         Ok(Ok(claimed)) => claimed,
         Ok(Err(error)) => {
             tracing::warn!(error = chain(&error), "claiming due work failed");
@@ -79,6 +78,14 @@ async fn claim(shared: &Arc<Shared>, calls: &mpsc::Sender<ClaimCall>) -> bool {
         }
     }
     shared.lanes.set_more_due(found > 0 || !full.is_empty());
+    // No attempt goes by older routes than the claim saw. Where they cannot be read now, the workers do not
+    // start before they were confirmed.
+    for (project, version) in versions {
+        if let Err(error) = shared.routing.at_least(project, version).await {
+            tracing::warn!(error = chain(&error), "routes could not be read");
+            shared.versions.doubt();
+        }
+    }
     shared.lanes.push(claimed);
     worker::pump(shared);
     found > 0

@@ -17,7 +17,9 @@ use crate::domain::id::{DeliveryId, LeaseId, ProjectId};
 use crate::domain::project::PausedPolicy;
 use crate::domain::routing::{EndpointRoute, ProjectRoutes};
 use crate::metrics::Metrics;
-use crate::store::{ClaimedDelivery, FIRST_TOKEN, KeyVerdict, NewDelivery, NewEvent, StoreError, Tx};
+use crate::store::{
+    ClaimedDelivery, FIRST_TOKEN, Footing, KeyVerdict, NewDelivery, NewEvent, StoreError, Tx,
+};
 
 /// An event on its way in, and who waits for it.
 pub struct Publish {
@@ -92,7 +94,12 @@ pub async fn write(
     lease: LeaseId,
     publishes: &[Publish],
 ) -> Result<Vec<Verdict>, StoreError> {
-    let routes = current_routes(tx, shared, publishes).await?;
+    let footing = footing(tx, lease, publishes).await?;
+    if !footing.lease_stands {
+        shared.keeper.give_up(lease);
+    }
+    let may_start = footing.lease_stands && shared.may_start(lease);
+    let routes = current_routes(shared, footing).await?;
     let mut verdicts: Vec<Option<Verdict>> = Vec::with_capacity(publishes.len());
     let mut planned = Vec::new();
     let mut keys = HashSet::new();
@@ -118,7 +125,7 @@ pub async fn write(
 
     let mut events = Vec::with_capacity(planned.len());
     for plan in &planned {
-        let (deliveries, jobs) = deliver(shared, lease, plan);
+        let (deliveries, jobs) = deliver(shared, may_start.then_some(lease), plan);
         let receipt = Receipt {
             event: plan.event.message.event,
             deliveries: u32::try_from(deliveries.len()).unwrap_or(u32::MAX),
@@ -132,19 +139,23 @@ pub async fn write(
     Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(unplanned)).collect())
 }
 
-/// The routes of all projects in the turn, confirmed inside its transaction: whatever was acknowledged before
-/// these events were published is seen.
-async fn current_routes(
-    tx: &Tx,
-    shared: &Shared,
-    publishes: &[Publish],
-) -> Result<HashMap<ProjectId, Arc<ProjectRoutes>>, StoreError> {
+/// What the turn stands on, as read by its transaction.
+async fn footing(tx: &Tx, lease: LeaseId, publishes: &[Publish]) -> Result<Footing, StoreError> {
     let mut projects: Vec<ProjectId> =
         publishes.iter().map(|publish| publish.event.message.project).collect();
     projects.sort_unstable();
     projects.dedup();
-    let mut routes = HashMap::with_capacity(projects.len());
-    for (project, version) in tx.routing_versions(&projects).await? {
+    tx.footing(lease, &projects).await
+}
+
+/// The routes of all projects in the turn, at the versions that its transaction read: whatever was acknowledged
+/// before these events were published is seen.
+async fn current_routes(
+    shared: &Shared,
+    footing: Footing,
+) -> Result<HashMap<ProjectId, Arc<ProjectRoutes>>, StoreError> {
+    let mut routes = HashMap::with_capacity(footing.versions.len());
+    for (project, version) in footing.versions {
         if let Some(current) = shared.routing.at_least(project, version).await? {
             routes.insert(project, current);
         }
@@ -209,10 +220,10 @@ async fn claim_keys(
     Ok(())
 }
 
-/// The deliveries of an event, and those of them that go straight to their lanes.
+/// The deliveries of an event, and those of them that go straight to their lanes: none without a lease.
 fn deliver(
     shared: &Shared,
-    lease: LeaseId,
+    lease: Option<LeaseId>,
     plan: &Planned<'_>,
 ) -> (Vec<NewDelivery>, Vec<(Reservation, ClaimedDelivery)>) {
     let mut deliveries = Vec::with_capacity(plan.targets.len());
@@ -228,7 +239,9 @@ fn deliver(
         };
         match (route.status, plan.routes.paused_policy) {
             (EndpointStatus::Active, _) => {
-                if let Some(reservation) = shared.lanes.reserve(route.id) {
+                if let Some(lease) = lease
+                    && let Some(reservation) = shared.lanes.reserve(route.id)
+                {
                     delivery.claimed = true;
                     jobs.push((reservation, job(&delivery, lease, plan.event)));
                 }

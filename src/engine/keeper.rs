@@ -1,43 +1,68 @@
 //! The lease keeper: renews the process's lease, frees those of dead processes, and says whether this process
 //! may still send.
+//!
+//! A lease is given up when it lapsed, when its session died, and when a commit that claimed under it was not
+//! answered: such claims may exist without anyone here who knows of them. A new lease is taken, and all that
+//! the old one held is freed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::writer::chain;
 use crate::domain::id::LeaseId;
-use crate::store::{LEASE_LIFE, Lease, Result, Store};
+use crate::store::{Lease, Result, Store};
 
-/// No attempt starts in the last part of a lease.
-const MARGIN: Duration = Duration::from_secs(2);
+/// How soon after a failure the next try follows.
+const RETRY: Duration = Duration::from_millis(500);
+/// Freeing looks through the whole queue.
+const FREEING_LONGEST: Duration = Duration::from_secs(90);
 
 /// The process's lease as workers see it.
 pub struct Keeper {
+    life: Duration,
     state: Mutex<State>,
     lease: tokio::sync::Mutex<Option<Lease>>,
+    /// Rings when the lease was given up.
+    given_up: Notify,
+    /// Rings when an old lease waits to be freed.
+    old: Notify,
 }
 
 struct State {
     id: LeaseId,
     /// Counted from before the renewal was asked for, so never later than the database counts.
     send_until: Instant,
+    given_up: bool,
+    /// Leases of this process that were given up and may still hold claims.
+    old: Vec<LeaseId>,
 }
 
 impl Keeper {
     /// Takes the first lease and frees what dead processes hold.
-    pub async fn start(store: &Store, node: &str) -> Result<Arc<Self>> {
+    pub async fn start(store: &Store, node: &str, life: Duration) -> Result<Arc<Self>> {
         let asked = Instant::now();
-        let lease = store.take_lease(node).await?;
-        let freed = store.free_dead_leases(lease.id).await?;
-        if freed > 0 {
-            tracing::info!(deliveries = freed, "took over deliveries of a process that ended");
+        let lease = store.take_lease(node, life).await?;
+        match store.free_dead_leases(lease.id).await {
+            Ok(0) => {}
+            Ok(freed) => tracing::info!(deliveries = freed, "took over deliveries of a process that ended"),
+            Err(error) if store.has_single_writer() => return Err(error),
+            // Another process may be busy with the same; the next round looks again.
+            Err(error) => tracing::warn!(error = chain(&error), "looking for dead processes failed"),
         }
-        let state = State { id: lease.id, send_until: asked + LEASE_LIFE - MARGIN };
-        Ok(Arc::new(Self { state: Mutex::new(state), lease: tokio::sync::Mutex::new(Some(lease)) }))
+        let send_until = asked + life - margin(life);
+        let state = State { id: lease.id, send_until, given_up: false, old: Vec::new() };
+        Ok(Arc::new(Self {
+            life,
+            state: Mutex::new(state),
+            lease: tokio::sync::Mutex::new(Some(lease)),
+            given_up: Notify::new(),
+            old: Notify::new(),
+        }))
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -60,76 +85,136 @@ impl Keeper {
         self.state().send_until.saturating_duration_since(Instant::now())
     }
 
-    fn renewed(&self, id: LeaseId, asked: Instant) {
+    /// From now on nothing is sent under this lease, and a new one is taken.
+    pub fn give_up(&self, lease: LeaseId) {
         let mut state = self.state();
-        state.id = id;
-        state.send_until = asked + LEASE_LIFE - MARGIN;
+        if state.id == lease && !state.given_up {
+            state.send_until = Instant::now();
+            state.given_up = true;
+            drop(state);
+            self.given_up.notify_one();
+        }
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.state().given_up
+    }
+
+    fn renewed(&self, asked: Instant) {
+        let mut state = self.state();
+        if !state.given_up {
+            state.send_until = asked + self.life - margin(self.life);
+        }
+    }
+
+    fn replaced(&self, id: LeaseId, asked: Instant) {
+        let mut state = self.state();
+        let old = std::mem::replace(&mut state.id, id);
+        state.old.push(old);
+        state.send_until = asked + self.life - margin(self.life);
+        state.given_up = false;
+        drop(state);
+        self.old.notify_one();
     }
 
     /// Gives the lease back at the end.
     pub async fn end(&self, store: &Store) {
-        if let Some(lease) = self.lease.lock().await.take()
-            && let Err(error) = store.drop_lease(lease).await
-        {
+        let Some(lease) = self.lease.lock().await.take() else { return };
+        if let Err(error) = store.in_time(self.life, store.drop_lease(lease)).await {
             tracing::warn!(error = chain(&error), "the lease could not be given back; it will lapse");
         }
     }
+
+    async fn renew(&self, store: &Store, shared: &Shared, node: &str) -> Result<()> {
+        let mut held = self.lease.lock().await;
+        if !self.is_given_up()
+            && let Some(lease) = held.as_mut()
+        {
+            let asked = Instant::now();
+            if store.renew_lease(lease).await? {
+                self.renewed(asked);
+                return Ok(());
+            }
+            self.give_up(lease.id);
+        }
+        // A lapsed lease is never revived: its claims are others' now.
+        if let Some(lease) = held.take() {
+            tracing::warn!(lease = %lease.id, "the lease is given up, and with it what it held");
+        }
+        drop(shared.lanes.clear());
+        let asked = Instant::now();
+        let fresh = store.take_lease(node, self.life).await?;
+        self.replaced(fresh.id, asked);
+        *held = Some(fresh);
+        shared.claims.ring();
+        Ok(())
+    }
+
+    /// Frees this process's old leases, then those of dead processes, of which SQLite has none after the start.
+    async fn free(&self, store: &Store) -> Result<u64> {
+        let old = self.state().old.clone();
+        let mut freed = 0;
+        for id in old {
+            freed += store.free_own_lease(id).await?;
+            self.state().old.retain(|other| *other != id);
+        }
+        if store.has_single_writer() {
+            return Ok(freed);
+        }
+        let own = self.lease();
+        Ok(freed + store.free_dead_leases(own).await?)
+    }
 }
 
-/// Renews at a third of the lease's life, and looks for dead processes as often.
-pub async fn run(store: Store, shared: Arc<Shared>, node: String, stop: CancellationToken) {
+/// No attempt starts in the last part of a lease: 2 of 15 seconds.
+fn margin(life: Duration) -> Duration {
+    life * 2 / 15
+}
+
+/// Renews at a third of the lease's life, until `end`: while the engine drains, its claims must stand.
+pub async fn run(store: Store, shared: Arc<Shared>, node: String, end: CancellationToken) {
     let keeper = shared.keeper.clone();
+    let third = keeper.life / 3;
+    let mut pause = third;
     loop {
-        // While the engine drains, its claims must stand: the lease is kept until the end of the attempts.
         tokio::select! {
-            () = tokio::time::sleep(LEASE_LIFE / 3) => {}
-            () = drained(&shared, &stop) => return,
+            () = tokio::time::sleep(pause) => {}
+            () = keeper.given_up.notified() => {}
+            () = end.cancelled() => return,
         }
         // A connection that hangs must not hold the renewal for ever.
-        match tokio::time::timeout(LEASE_LIFE / 3, renew(&store, &shared, &keeper, &node)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
+        pause = match store.in_time(third, keeper.renew(&store, &shared, &node)).await {
+            Ok(()) => third,
+            Err(error) => {
                 tracing::warn!(error = chain(&error), "the lease could not be renewed");
-                continue;
+                RETRY.min(third)
             }
-            Err(_) => {
-                tracing::warn!("the lease could not be renewed in time");
-                continue;
-            }
+        };
+    }
+}
+
+/// Looks for leases to free as often.
+pub async fn free(store: Store, shared: Arc<Shared>, stop: CancellationToken) {
+    let keeper = shared.keeper.clone();
+    let third = keeper.life / 3;
+    let mut pause = third;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = keeper.old.notified() => {}
+            () = stop.cancelled() => return,
         }
-        match store.free_dead_leases(keeper.lease()).await {
-            Ok(0) => {}
+        pause = match store.in_time(FREEING_LONGEST, keeper.free(&store)).await {
+            Ok(0) => third,
             Ok(freed) => {
                 tracing::info!(deliveries = freed, "took over deliveries of a process that ended");
                 shared.claims.ring();
+                third
             }
-            Err(error) => tracing::warn!(error = chain(&error), "looking for dead processes failed"),
-        }
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "looking for dead processes failed");
+                RETRY.min(third)
+            }
+        };
     }
-}
-
-async fn drained(shared: &Shared, stop: &CancellationToken) {
-    stop.cancelled().await;
-    shared.attempts.wait().await;
-}
-
-async fn renew(store: &Store, shared: &Shared, keeper: &Keeper, node: &str) -> Result<()> {
-    let mut held = keeper.lease.lock().await;
-    let asked = Instant::now();
-    if let Some(lease) = held.as_mut() {
-        if store.renew_lease(lease).await? {
-            keeper.renewed(lease.id, asked);
-            return Ok(());
-        }
-        tracing::error!(lease = %lease.id, "the lease lapsed; what it held is given up");
-    }
-    // A lapsed lease is never revived: its claims are others' now.
-    *held = None;
-    drop(shared.lanes.clear());
-    let asked = Instant::now();
-    let fresh = store.take_lease(node).await?;
-    keeper.renewed(fresh.id, asked);
-    *held = Some(fresh);
-    shared.claims.ring();
-    Ok(())
 }

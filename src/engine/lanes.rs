@@ -310,7 +310,7 @@ impl Lanes {
         state.drain()
     }
 
-    /// Gives back what waits, because the lease it is held under lapsed.
+    /// Gives back what waits, because the lease it is held under lapsed: it lies in the table now.
     pub fn clear(&self) -> Vec<ClaimedDelivery> {
         self.lock().drain()
     }
@@ -319,9 +319,9 @@ impl Lanes {
 impl State {
     fn drain(&mut self) -> Vec<ClaimedDelivery> {
         let mut waiting = Vec::new();
-        for lane in self.lanes.values_mut() {
-            waiting.extend(lane.fresh.drain(..));
-            waiting.extend(lane.retries.drain(..));
+        for lane in self.lanes.values_mut().filter(|lane| lane.waiting() > 0) {
+            lane.spill();
+            waiting.extend(lane.fresh.drain(..).chain(lane.retries.drain(..)));
         }
         self.waiting -= waiting.len();
         waiting

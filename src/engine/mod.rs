@@ -5,12 +5,15 @@
 //! whatever waits while the last commit ran and write it in one transaction per turn: on SQLite one writer
 //! for everything, on PostgreSQL one each for events, outcomes and claims. **Lanes** hold work in memory per
 //! endpoint and give slots in turn. The **workers** make attempts. The **claimer** fetches due work for free
-//! slots. The **keeper** renews the process's lease, without which nothing is sent.
+//! slots. The **keeper** renews the process's lease, without which nothing is sent, and frees those of dead
+//! processes. On PostgreSQL there may be other nodes: **versions** keeps the routing table as new as their changes,
+//! and **bells** tell each other what is worth a look.
 //!
 //! What is promised: an event is acknowledged after its commit; an outcome is written under the fencing token
 //! of its claim; a crash repeats at most what was in flight or not yet written. What is not: any order
 //! between deliveries.
 
+mod bells;
 mod claimer;
 mod doorbell;
 mod gauges;
@@ -20,6 +23,7 @@ mod lanes;
 mod routing;
 mod trim;
 mod upkeep;
+mod versions;
 mod worker;
 mod writer;
 
@@ -36,13 +40,14 @@ pub use routing::RoutingTable;
 
 use crate::dispatch::Dispatcher;
 use crate::domain::error::Result;
-use crate::domain::id::{EndpointId, ProjectId};
+use crate::domain::id::{EndpointId, LeaseId, ProjectId};
 use crate::domain::url_rules::UrlRules;
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::store::{Released, Store};
 use doorbell::Doorbell;
 use keeper::Keeper;
 use lanes::Lanes;
+use versions::Versions;
 use writer::{Inbox, Outcome, Writer};
 
 /// How the engine behaves.
@@ -54,6 +59,8 @@ pub struct EngineSettings {
     pub node: String,
     /// How long the change log keeps its records.
     pub changes_retention: Duration,
+    /// How long its lease lasts unless it is renewed.
+    pub lease: Duration,
 }
 
 /// What services may do with the engine besides publishing.
@@ -96,9 +103,15 @@ pub struct Engine {
     stop: CancellationToken,
     /// Ends the writers, once everything that waits is written.
     flush: CancellationToken,
+    /// Ends the keeping of the lease.
+    end: CancellationToken,
+    /// Ends the ringing of other nodes, last of all.
+    silence: CancellationToken,
     claimer: TaskTracker,
     attempts: TaskTracker,
     writers: TaskTracker,
+    keepers: TaskTracker,
+    ringing: TaskTracker,
     outcomes: mpsc::Sender<Outcome>,
     /// Rings when a task ended that must not.
     pub failed: CancellationToken,
@@ -109,11 +122,19 @@ struct Shared {
     lanes: Arc<Lanes>,
     routing: Arc<RoutingTable>,
     keeper: Arc<Keeper>,
+    versions: Arc<Versions>,
     dispatcher: Dispatcher,
     attempts: TaskTracker,
     outcomes: mpsc::Sender<Outcome>,
     claims: Arc<Doorbell>,
     metrics: Arc<Metrics>,
+}
+
+impl Shared {
+    /// Whether an attempt under this lease may start now: the lease is in force, and the routes are current.
+    fn may_start(&self, lease: LeaseId) -> bool {
+        self.keeper.may_send(lease) && self.versions.are_confirmed()
+    }
 }
 
 /// Events that may wait for a turn.
@@ -135,14 +156,16 @@ impl Engine {
         let (claim_tx, claim_rx) = mpsc::channel(1);
         let (unpark_tx, unpark_rx) = mpsc::channel(UNPARK_QUEUE);
 
-        let keeper = Keeper::start(&store, &settings.node).await?;
+        let keeper = Keeper::start(&store, &settings.node, settings.lease).await?;
         let routing = RoutingTable::new(store.clone(), settings.rules);
+        let versions = Versions::new(&store);
         let claims = Arc::<Doorbell>::default();
         let attempts = TaskTracker::new();
         let shared = Arc::new(Shared {
             lanes: Lanes::new(settings.lanes),
             routing: routing.clone(),
-            keeper: keeper.clone(),
+            keeper,
+            versions: versions.clone(),
             dispatcher,
             attempts: attempts.clone(),
             outcomes: outcome_tx.clone(),
@@ -150,9 +173,11 @@ impl Engine {
             metrics: metrics.clone(),
         });
 
-        let (stop, flush, failed) =
-            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let (stop, flush) = (CancellationToken::new(), CancellationToken::new());
+        let (end, silence) = (CancellationToken::new(), CancellationToken::new());
+        let failed = CancellationToken::new();
         let (writers, claimer) = (TaskTracker::new(), TaskTracker::new());
+        let (keepers, ringing) = (TaskTracker::new(), TaskTracker::new());
         let inboxes = if store.has_single_writer() {
             vec![Inbox::all(publish_rx, outcome_rx, claim_rx)]
         } else {
@@ -164,8 +189,16 @@ impl Engine {
         }
         let task = claimer::run(shared.clone(), claim_tx, stop.clone());
         supervise_until(&claimer, &failed, &stop, "claimer", task);
-        let task = keeper::run(store.clone(), shared.clone(), settings.node, stop.clone());
-        supervise_until(&claimer, &failed, &stop, "lease keeper", task);
+        let task = keeper::free(store.clone(), shared.clone(), stop.clone());
+        supervise_until(&claimer, &failed, &stop, "freeing of leases", task);
+        let task = versions::run(store.clone(), routing.clone(), versions, stop.clone());
+        supervise_until(&claimer, &failed, &stop, "routing versions", task);
+        let task = bells::hear(store.clone(), shared.clone(), stop.clone());
+        supervise_until(&claimer, &failed, &stop, "hearing other nodes", task);
+        let task = keeper::run(store.clone(), shared.clone(), settings.node, end.clone());
+        supervise_until(&keepers, &failed, &end, "lease keeper", task);
+        let task = bells::send(store.clone(), silence.clone());
+        supervise_until(&ringing, &failed, &silence, "ringing other nodes", task);
         let task = upkeep::run(store.clone(), unpark_rx, claims.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "upkeep", task);
         let task = trim::run(store.clone(), settings.changes_retention, stop.clone());
@@ -181,9 +214,13 @@ impl Engine {
             store,
             stop,
             flush,
+            end,
+            silence,
             claimer,
             attempts,
             writers,
+            keepers,
+            ringing,
             outcomes: outcome_tx,
             failed,
         })
@@ -193,15 +230,12 @@ impl Engine {
     /// lease. What does not end within `drain` is repeated after the next start.
     pub async fn shutdown(self, drain: Duration) {
         self.stop.cancel();
-        let waiting = self.shared.lanes.close();
-        for job in waiting {
-            let released = crate::store::Released { delivery: job.id, claim: job.claim, park: false };
-            if self.outcomes.send(Outcome::Released(released)).await.is_err() {
-                break;
-            }
-        }
-        self.attempts.close();
-        if tokio::time::timeout(drain, self.attempts.wait()).await.is_err() {
+        let drained = tokio::time::timeout(drain, async {
+            self.release_waiting().await;
+            self.attempts.close();
+            self.attempts.wait().await;
+        });
+        if drained.await.is_err() {
             tracing::warn!(in_flight = self.attempts.len(), "attempts did not end within the drain time");
         }
         self.claimer.close();
@@ -213,7 +247,23 @@ impl Engine {
                 "the last outcomes could not be written in time; their attempts will be repeated"
             );
         }
+        self.end.cancel();
+        self.keepers.close();
+        let _ended = tokio::time::timeout(FLUSH_BUDGET, self.keepers.wait()).await;
         self.shared.keeper.end(&self.store).await;
+        self.silence.cancel();
+        self.ringing.close();
+        let _ended = tokio::time::timeout(FLUSH_BUDGET, self.ringing.wait()).await;
+    }
+
+    /// Gives back what waits in the lanes, so that other nodes need not wait for the end.
+    async fn release_waiting(&self) {
+        for job in self.shared.lanes.close() {
+            let released = Released { delivery: job.id, claim: job.claim, park: false };
+            if self.outcomes.send(Outcome::Released(released)).await.is_err() {
+                return;
+            }
+        }
     }
 }
 

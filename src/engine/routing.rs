@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
@@ -10,6 +11,8 @@ use crate::domain::id::ProjectId;
 use crate::domain::routing::ProjectRoutes;
 use crate::domain::url_rules::UrlRules;
 use crate::store::{Result, Store};
+
+const LOAD_LONGEST: Duration = Duration::from_secs(10);
 
 /// Routes by project. Reading takes no lock.
 pub struct RoutingTable {
@@ -30,6 +33,11 @@ impl RoutingTable {
         self.routes.load().get(&project).cloned()
     }
 
+    /// The version of each project in the table.
+    pub fn versions(&self) -> HashMap<ProjectId, i64> {
+        self.routes.load().iter().map(|(project, routes)| (*project, routes.version)).collect()
+    }
+
     /// A project's routes at this version or a later one; none where the project is gone.
     pub async fn at_least(&self, project: ProjectId, version: i64) -> Result<Option<Arc<ProjectRoutes>>> {
         match self.get(project) {
@@ -45,7 +53,9 @@ impl RoutingTable {
         if let Some(routes) = self.get(project).filter(|routes| routes.version >= version) {
             return Ok(Some(routes));
         }
-        let fresh = self.store.load_routes(project, &self.rules).await?.map(Arc::new);
+        // Everyone waits for this turn, so a connection that hangs must not hold it.
+        let loading = self.store.load_routes(project, &self.rules);
+        let fresh = self.store.in_time(LOAD_LONGEST, loading).await?.map(Arc::new);
         self.routes.rcu(|old| {
             let mut routes = HashMap::clone(old);
             match &fresh {

@@ -52,7 +52,7 @@ async fn unpark(
     stop: &CancellationToken,
 ) -> Result<()> {
     while !stop.is_cancelled() {
-        let tx = store.begin(Lane::Engine).await?;
+        let mut tx = store.begin(Lane::Engine).await?;
         let moved = tx.unpark(endpoint, UNPARK_BATCH).await?;
         tx.commit().await?;
         if moved > 0 {

@@ -61,7 +61,7 @@ fn measure(shared: &Shared, finished: &FinishedAttempt) {
 
 /// Decides by the endpoint's present state, and sends.
 async fn attempt(shared: &Shared, job: ClaimedDelivery) -> Outcome {
-    if !shared.keeper.may_send(job.claim.lease) {
+    if !shared.may_start(job.claim.lease) {
         return Outcome::Released(Released { delivery: job.id, claim: job.claim, park: false });
     }
     let routes = match shared.routing.known(job.message.project).await {

@@ -13,9 +13,9 @@ use super::ingest::{self, Publish, Verdict};
 use super::{Shared, worker};
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::error::Error;
+use crate::domain::id::LeaseId;
 use crate::store::{
-    ClaimRequest, ClaimedDelivery, Discarded, FinishedAttempt, Lane, Next, Released, Result, Store,
-    StoreError,
+    ClaimRequest, Claimed, Discarded, FinishedAttempt, Lane, Next, Released, Result, Store, StoreError,
 };
 
 /// What became of a claimed delivery.
@@ -28,7 +28,7 @@ pub enum Outcome {
 /// A claim, and who waits for it.
 pub struct ClaimCall {
     pub request: ClaimRequest,
-    pub reply: oneshot::Sender<Result<Vec<ClaimedDelivery>>>,
+    pub reply: oneshot::Sender<Result<Claimed>>,
 }
 
 /// Where a writer's work comes from; none where another writer takes that kind.
@@ -87,7 +87,7 @@ impl Inbox {
 const TURN_EVENTS: usize = 512;
 const TURN_BYTES: usize = 8 * 1024 * 1024;
 const TURN_OUTCOMES: usize = 512;
-const TURN_LONGEST: Duration = Duration::from_secs(30);
+const TURN_LONGEST: Duration = Duration::from_secs(15);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(2);
 
@@ -207,13 +207,23 @@ impl Writer {
 
     async fn turn(&mut self, batch: Batch) {
         // A connection that hangs must not hold everyone for ever; what it did shows when it is tried again.
+        let lease = self.shared.keeper.lease();
         let started = Instant::now();
-        let written = tokio::time::timeout(TURN_LONGEST, self.write(&batch)).await;
-        let written = written.unwrap_or(Err(StoreError::TimedOut));
+        let written = self.store.in_time(TURN_LONGEST, self.write(lease, &batch)).await;
         self.measure(&batch, written.is_ok(), started.elapsed());
+        if let Err(error) = &written
+            && error.is_ambiguous()
+            && (!batch.publishes.is_empty() || batch.claim.is_some())
+        {
+            // It may have claimed what nobody here knows of.
+            self.shared.keeper.give_up(lease);
+        }
         match written {
             Ok((verdicts, claimed)) => {
                 self.backoff = None;
+                if batch.claim.is_some() && claimed.is_none() {
+                    self.shared.keeper.give_up(lease);
+                }
                 self.settle(batch, verdicts, claimed);
             }
             Err(error) if error.is_transient() => self.postpone(batch, error),
@@ -242,8 +252,7 @@ impl Writer {
     }
 
     /// The turn's transaction.
-    async fn write(&self, batch: &Batch) -> Result<(Vec<Verdict>, Vec<ClaimedDelivery>)> {
-        let lease = self.shared.keeper.lease();
+    async fn write(&self, lease: LeaseId, batch: &Batch) -> Result<(Vec<Verdict>, Option<Claimed>)> {
         let mut tx = self.store.begin(self.inbox.lane).await?;
         let verdicts = match batch.publishes.as_slice() {
             [] => Vec::new(),
@@ -259,15 +268,18 @@ impl Writer {
             tx.finish_attempts(&batch.finished).await?;
         }
         let claimed = match &batch.claim {
-            Some(call) => tx.claim(&call.request).await?,
-            None => Vec::new(),
+            Some(call) => match tx.claim(lease, &call.request).await {
+                Err(StoreError::LeaseGone) => None,
+                claimed => Some(claimed?),
+            },
+            None => None,
         };
         tx.commit().await?;
         Ok((verdicts, claimed))
     }
 
     /// After the commit: work goes to its lanes, and everyone who waits is told.
-    fn settle(&mut self, batch: Batch, verdicts: Vec<Verdict>, claimed: Vec<ClaimedDelivery>) {
+    fn settle(&mut self, batch: Batch, verdicts: Vec<Verdict>, claimed: Option<Claimed>) {
         let mut spilled = false;
         for (publish, verdict) in batch.publishes.into_iter().zip(verdicts) {
             let answer = match verdict {
@@ -288,7 +300,7 @@ impl Writer {
             let _gone = publish.reply.send(answer);
         }
         if let Some(call) = batch.claim {
-            let _gone = call.reply.send(Ok(claimed));
+            let _gone = call.reply.send(claimed.ok_or(StoreError::LeaseGone));
         }
         if spilled {
             self.shared.claims.ring();
@@ -383,7 +395,8 @@ impl Writer {
 
     /// The last try. What still fails stays claimed until the lease ends, and is then attempted again.
     async fn write_or_leave(&mut self, batch: Batch) {
-        if let Err(error) = self.write(&batch).await {
+        let lease = self.shared.keeper.lease();
+        if let Err(error) = self.write(lease, &batch).await {
             tracing::error!(
                 error = chain(&error),
                 outcomes = batch.outcomes(),

@@ -37,7 +37,7 @@ impl Services {
             created_at: now,
             updated_at: now,
         };
-        let tx = self.store.begin(Lane::Service).await?;
+        let mut tx = self.store.begin(Lane::Service).await?;
         let version = tx.bump_routing(project).await?;
         found(tx.endpoint(project, endpoint).await?, "endpoint", endpoint)?;
         tx.insert_subscription(&subscription).await?;
@@ -79,7 +79,7 @@ impl Services {
         etag: &str,
     ) -> Result<Subscription> {
         let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
-        let tx = self.store.begin(Lane::Service).await?;
+        let mut tx = self.store.begin(Lane::Service).await?;
         let version = tx.bump_routing(project).await?;
         let before = found(tx.subscription(project, id).await?, "subscription", id)?;
         check_etag(&before, etag)?;
@@ -110,7 +110,7 @@ impl Services {
         etag: &str,
     ) -> Result<()> {
         let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
-        let tx = self.store.begin(Lane::Service).await?;
+        let mut tx = self.store.begin(Lane::Service).await?;
         let version = tx.bump_routing(project).await?;
         let subscription = found(tx.subscription(project, id).await?, "subscription", id)?;
         check_etag(&subscription, etag)?;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 
-use super::error::Result;
+use super::error::{Result, StoreError};
+use super::notify::Bells;
 use super::now_sql;
 use super::outcomes::PARKED_PAUSED;
 use super::rows::{Kind, Rows};
@@ -18,7 +19,6 @@ use crate::domain::id::{DeliveryId, EndpointId, EventId, LeaseId, ProjectId};
 /// What a claim asks for.
 #[derive(Clone, Debug)]
 pub struct ClaimRequest {
-    pub lease: LeaseId,
     /// Deliveries in all.
     pub limit: u32,
     /// Deliveries of one endpoint.
@@ -40,6 +40,17 @@ pub struct ClaimedDelivery {
     pub message: Arc<Message>,
 }
 
+/// What a claim took.
+#[derive(Default)]
+pub struct Claimed {
+    pub deliveries: Vec<ClaimedDelivery>,
+    /// The routing versions of their projects: none is to be attempted by older routes.
+    pub versions: HashMap<ProjectId, i64>,
+}
+
+/// An event with its project's routing version.
+type Found = (Arc<Message>, i64);
+
 struct QueueRow {
     id: DeliveryId,
     endpoint: EndpointId,
@@ -51,27 +62,34 @@ struct QueueRow {
 }
 
 impl Tx {
-    /// Claims due deliveries, oldest first, spread over endpoints, and reads their events.
-    pub async fn claim(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>> {
-        let rows = self.claim_rows(request).await?;
+    /// Claims due deliveries, oldest first, spread over endpoints, and reads their events. Fails with
+    /// [`StoreError::LeaseGone`] where the lease was given up.
+    pub async fn claim(&self, lease: LeaseId, request: &ClaimRequest) -> Result<Claimed> {
+        if !self.lease_stands(lease).await? {
+            return Err(StoreError::LeaseGone);
+        }
+        let rows = self.claim_rows(lease, request).await?;
         let events = self.events_of(&rows).await?;
-        let claimed = rows.into_iter().filter_map(|row| {
+        let mut versions = HashMap::new();
+        let deliveries = rows.into_iter().filter_map(|row| {
             // A delivery without its event cannot be sent; retention keeps events of open deliveries.
-            let message = events.get(&row.event)?.clone();
+            let (message, version) = events.get(&row.event)?.clone();
+            versions.insert(message.project, version);
             Some(ClaimedDelivery {
                 id: row.id,
                 endpoint: row.endpoint,
-                claim: Claim { lease: request.lease, token: row.token },
+                claim: Claim { lease, token: row.token },
                 attempts: row.attempts,
                 budget_start: row.budget_start,
                 created_at: row.created_at,
                 message,
             })
         });
-        Ok(claimed.collect())
+        let deliveries = deliveries.collect();
+        Ok(Claimed { deliveries, versions })
     }
 
-    async fn claim_rows(&self, request: &ClaimRequest) -> Result<Vec<QueueRow>> {
+    async fn claim_rows(&self, lease: LeaseId, request: &ClaimRequest) -> Result<Vec<QueueRow>> {
         let backend = self.backend();
         let now = now_sql(backend);
         let lock = match backend {
@@ -79,7 +97,7 @@ impl Tx {
             _ => "",
         };
         let mut values = vec![
-            Value::from(request.lease.uuid()),
+            Value::from(lease.uuid()),
             Value::from(i64::from(request.limit)),
             Value::from(i64::from(request.per_endpoint)),
             // Candidates to spread from: enough that one endpoint's backlog does not hide the others at once.
@@ -123,7 +141,7 @@ impl Tx {
         Ok(rows)
     }
 
-    async fn events_of(&self, queue: &[QueueRow]) -> Result<HashMap<EventId, Arc<Message>>> {
+    async fn events_of(&self, queue: &[QueueRow]) -> Result<HashMap<EventId, Found>> {
         let mut ids: Vec<EventId> = queue.iter().map(|row| row.event).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -131,8 +149,9 @@ impl Tx {
         for id in ids {
             rows.push([id.uuid().into()]);
         }
-        let sql = "SELECT events.id, events.project_id, events.event_type, events.payload, events.headers \
-                   FROM v JOIN events ON events.id = v.id";
+        let sql = "SELECT events.id, events.project_id, events.event_type, events.payload, events.headers, \
+                   COALESCE(projects.routing_version, 0) FROM v JOIN events ON events.id = v.id \
+                   LEFT JOIN projects ON projects.id = events.project_id";
         let mut events = HashMap::new();
         for row in rows.query(self.db(), sql).await? {
             let event = EventId::from_uuid(row.try_get_by_index(0)?);
@@ -146,28 +165,37 @@ impl Tx {
                 payload: payload.into(),
                 headers: parse_headers(headers.as_deref())?,
             };
-            events.insert(event, Arc::new(message));
+            events.insert(event, (Arc::new(message), row.try_get_by_index(5)?));
         }
         Ok(events)
     }
 
     /// Makes parked work due where its endpoint is not paused any more, or is gone; up to `limit` rows, of
     /// one endpoint or of all. Says how many.
-    pub async fn unpark(&self, endpoint: Option<EndpointId>, limit: u32) -> Result<u64> {
+    pub async fn unpark(&mut self, endpoint: Option<EndpointId>, limit: u32) -> Result<u64> {
         let mut values = vec![Value::from(PARKED_PAUSED), Value::from(i64::from(limit))];
         let mut only = "";
         if let Some(endpoint) = endpoint {
             only = "AND endpoint_id = $3";
             values.push(Value::from(endpoint.uuid()));
         }
+        // Several nodes may do this at once.
+        let lock = match self.backend() {
+            DbBackend::Postgres => "FOR UPDATE SKIP LOCKED",
+            _ => "",
+        };
         // 2 is PAUSED.
         let sql = format!(
             "UPDATE queue SET parked = 0 WHERE id IN ( \
              SELECT id FROM queue WHERE parked = $1 AND claimed_by IS NULL {only} AND NOT EXISTS \
-             (SELECT 1 FROM endpoints WHERE endpoints.id = queue.endpoint_id AND endpoints.status = 2) LIMIT $2)"
+             (SELECT 1 FROM endpoints WHERE endpoints.id = queue.endpoint_id AND endpoints.status = 2) LIMIT $2 {lock})"
         );
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        Ok(self.db().execute_raw(statement).await?.rows_affected())
+        let moved = self.db().execute_raw(statement).await?.rows_affected();
+        if moved > 0 {
+            self.ring(Bells::DUE);
+        }
+        Ok(moved)
     }
 }
 

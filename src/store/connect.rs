@@ -13,6 +13,8 @@ use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::sync::watch;
 
 use super::error::{Result, StoreError};
+use super::notify::Outbox;
+use super::silence::Suspicion;
 use super::vault::Vault;
 use super::{Inner, Store};
 use crate::domain::page::TokenKey;
@@ -113,6 +115,9 @@ impl Store {
                 token_key,
                 incarnation,
                 committed: watch::Sender::new(()),
+                suspicion: pools.suspicion,
+                outbox: Outbox::default(),
+                process: uuid::Uuid::now_v7(),
                 _lock: pools.lock,
             }),
         };
@@ -128,6 +133,7 @@ struct Pools {
     ingest: DatabaseConnection,
     engine: DatabaseConnection,
     read: DatabaseConnection,
+    suspicion: Suspicion,
     lock: Option<File>,
 }
 
@@ -175,6 +181,7 @@ async fn open_sqlite(path: &Path, read_connections: u32) -> Result<Pools> {
         engine: write.clone(),
         write,
         read: SqlxSqliteConnector::from_sqlx_sqlite_pool(read),
+        suspicion: Suspicion::default(),
         lock: Some(lock),
     })
 }
@@ -201,9 +208,13 @@ async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Res
         .clone()
         .application_name("hawser")
         // An acknowledged event must survive the server's crash, whatever the cluster's default says.
-        .options([("synchronous_commit", "on"), ("idle_in_transaction_session_timeout", "15000")])
+        .options([("synchronous_commit", "on")])
+        // A process that stops inside a transaction keeps everyone waiting who commits after it.
+        .options([("idle_in_transaction_session_timeout", "5000")])
         .disable_statement_logging();
+    let suspicion = Suspicion::default();
     let pool = |size: u32, timeout: &'static str| {
+        let (handing_out, taking_back) = (suspicion.clone(), suspicion.clone());
         PgPoolOptions::new()
             .max_connections(size)
             .min_connections(0)
@@ -211,6 +222,14 @@ async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Res
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .after_connect(move |connection, _| {
                 Box::pin(async move { connection.execute(timeout).await.map(|_| ()) })
+            })
+            .before_acquire(move |connection, _| {
+                let suspicion = handing_out.clone();
+                Box::pin(async move { suspicion.pass(connection).await })
+            })
+            .after_release(move |connection, _| {
+                let suspicion = taking_back.clone();
+                Box::pin(async move { suspicion.pass(connection).await })
             })
             .connect_lazy_with(options.clone())
     };
@@ -222,6 +241,7 @@ async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Res
         ingest: connect(pool(2, short)),
         engine: connect(pool(4, short)),
         read: connect(pool(read_connections, short)),
+        suspicion: suspicion.clone(),
         lock: None,
     };
     pools.write.get_postgres_connection_pool().acquire().await?;

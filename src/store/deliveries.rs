@@ -8,6 +8,7 @@ use super::Store;
 use super::claim::parse_headers;
 use super::error::{Result, StoreError};
 use super::events::Conditions;
+use super::notify::Bells;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::attempt::{AttemptOutcome, ErrorClass, Timings};
@@ -103,8 +104,11 @@ impl Tx {
     ) -> Result<bool> {
         // Two retries at once meet at the queue's key. The fencing token goes on from the time, far above those
         // of the claims before, so that an outcome of an older claim that is written again cannot fit.
-        let sql = "INSERT INTO queue (id, project_id, endpoint_id, event_id, due_at, parked, token, budget_start, \
-                   attempts, created_at) VALUES ($1, $2, $3, $4, $5, 0, $5, $6, $6, $7) ON CONFLICT (id) DO NOTHING";
+        let due = super::due_now_sql(self.backend(), "$5");
+        let sql = format!(
+            "INSERT INTO queue (id, project_id, endpoint_id, event_id, due_at, parked, token, budget_start, \
+             attempts, created_at) VALUES ($1, $2, $3, $4, {due}, 0, $5, $6, $6, $7) ON CONFLICT (id) DO NOTHING"
+        );
         let attempts = i16::try_from(delivery.attempts).unwrap_or(i16::MAX);
         let values: [Value; 7] = [
             delivery.id.uuid().into(),
@@ -123,6 +127,7 @@ impl Tx {
         let sql = "UPDATE deliveries SET status = $2, next_attempt_at = $3, ended_at = NULL WHERE id = $1";
         let values: [Value; 3] = [delivery.id.uuid().into(), status.code().into(), now.as_millis().into()];
         self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        self.ring(Bells::DUE);
         self.record(Change::Delivery(DeliveryChange {
             kind: DeliveryChangeKind::Retried,
             project: delivery.project,

@@ -15,6 +15,12 @@ pub enum StoreError {
     Sqlx(#[from] sqlx::Error),
     #[error("the database did not answer in time")]
     TimedOut,
+    /// Whether the transaction is committed is not known.
+    #[error("the database did not answer the commit")]
+    Unanswered(#[source] Box<StoreError>),
+    /// The lease that was to be claimed under is not in force any more.
+    #[error("the lease was given up")]
+    LeaseGone,
     /// A stored value that this version cannot read.
     #[error("stored data does not read: {0}")]
     Corrupt(String),
@@ -38,6 +44,11 @@ impl StoreError {
         }
     }
 
+    /// Whether what the call should have done may have been done all the same, or may still be.
+    pub fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::Unanswered(_) | Self::TimedOut)
+    }
+
     /// Whether the database is out of reach, busy or full, so that the same call may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -46,7 +57,7 @@ impl StoreError {
             | Self::Db(DbErr::Exec(RuntimeErr::SqlxError(error)))
             | Self::Db(DbErr::Query(RuntimeErr::SqlxError(error))) => is_transient(error),
             Self::Sqlx(error) => is_transient(error),
-            Self::TimedOut => true,
+            Self::TimedOut | Self::Unanswered(_) | Self::LeaseGone => true,
             _ => false,
         }
     }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 
 use super::error::Result;
+use super::lease::stands_sql;
+use super::notify::Bells;
 use super::outcomes::PARKED_PAUSED;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
@@ -49,22 +51,37 @@ pub enum KeyVerdict {
     Conflict,
 }
 
+/// What a turn of events stands on.
+pub struct Footing {
+    /// The routing versions of its projects; one that is gone is absent.
+    pub versions: HashMap<ProjectId, i64>,
+    /// Whether deliveries may be born claimed.
+    pub lease_stands: bool,
+}
+
 /// How long a key is remembered.
 const KEY_LIFE_MS: i64 = 24 * 3600 * 1000;
 
 impl Tx {
-    /// The routing versions of these projects; one that is gone is absent.
-    pub async fn routing_versions(&self, projects: &[ProjectId]) -> Result<HashMap<ProjectId, i64>> {
+    /// What a turn of events must know first, in one statement. A lease that stands is kept standing until the
+    /// end.
+    pub async fn footing(&self, lease: LeaseId, projects: &[ProjectId]) -> Result<Footing> {
         let mut rows = Rows::new([("id", Kind::Uuid)]);
         for project in projects {
             rows.push([project.uuid().into()]);
         }
-        let sql = "SELECT projects.id, projects.routing_version FROM v JOIN projects ON projects.id = v.id";
-        let found = rows.query(self.db(), sql).await?;
-        found
-            .iter()
-            .map(|row| Ok((ProjectId::from_uuid(row.try_get_by_index(0)?), row.try_get_by_index(1)?)))
-            .collect()
+        // MATERIALIZED, so that the lease is asked for once.
+        let sql = format!(
+            ", fence(stands) AS MATERIALIZED (SELECT {}) SELECT projects.id, projects.routing_version, fence.stands \
+             FROM v JOIN projects ON projects.id = v.id CROSS JOIN fence",
+            stands_sql(self.backend(), lease)
+        );
+        let mut footing = Footing { versions: HashMap::new(), lease_stands: true };
+        for row in rows.query(self.db(), &sql).await? {
+            footing.versions.insert(ProjectId::from_uuid(row.try_get_by_index(0)?), row.try_get_by_index(1)?);
+            footing.lease_stands &= row.try_get_by_index::<bool>(2)?;
+        }
+        Ok(footing)
     }
 
     /// Claims idempotency keys for events of this transaction, which must all be different. Says for each
@@ -144,6 +161,11 @@ impl Tx {
         self.insert_event_rows(events).await?;
         self.insert_delivery_rows(events).await?;
         self.insert_queue_rows(lease, events).await?;
+        let lies_due =
+            |delivery: &NewDelivery| !delivery.claimed && !delivery.parked && !delivery.status.is_final();
+        if events.iter().flat_map(|new| &new.deliveries).any(lies_due) {
+            self.ring(Bells::DUE);
+        }
         for new in events {
             for delivery in &new.deliveries {
                 self.record(Change::Delivery(created(new.event, delivery)));
@@ -250,10 +272,11 @@ impl Tx {
             }
         }
         let nil = nil_sql(self.backend());
+        let due = super::due_now_sql(self.backend(), "created_at");
         let sql = format!(
             "INSERT INTO queue (id, project_id, endpoint_id, event_id, due_at, parked, claimed_by, token, \
              budget_start, attempts, created_at) \
-             SELECT id, project_id, endpoint_id, event_id, created_at, parked, NULLIF(claimed_by, {nil}), \
+             SELECT id, project_id, endpoint_id, event_id, {due}, parked, NULLIF(claimed_by, {nil}), \
              {FIRST_TOKEN}, 0, 0, created_at FROM v"
         );
         rows.execute(self.db(), &sql).await?;

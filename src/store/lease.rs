@@ -3,31 +3,35 @@
 //! On PostgreSQL a lease is a row with an end by the database's clock and a session's advisory lock; when
 //! the process dies its session ends, so whoever can take the lock frees its claims at once. On SQLite the
 //! file lock proves that every older process is dead.
+//!
+//! A lease is fenced: a transaction that claims asks first whether the lease stands ([`Tx::lease_stands`])
+//! and keeps it standing until it ends; whoever frees a lease waits for such transactions, deletes the row, and
+//! then frees the claims. So a process that slept through its lease's end can claim nothing under it any more,
+//! and no claim is left behind that nobody would free.
 
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 use sqlx::{ConnectOptions, Connection, PgConnection};
-use uuid::Uuid;
 
 use super::connect::DatabaseUrl;
 use super::error::Result;
-use super::{Store, now_sql};
+use super::notify::Bells;
+use super::tx::Tx;
+use super::{Lane, Store, now_sql};
 use crate::domain::id::LeaseId;
-
-/// How long a lease lasts unless it is renewed.
-pub const LEASE_LIFE: Duration = Duration::from_secs(15);
 
 /// This process's lease.
 pub struct Lease {
     pub id: LeaseId,
+    life: Duration,
     /// Holds the advisory lock for as long as the process lives.
     session: Option<PgConnection>,
 }
 
 impl Store {
-    /// Takes a new lease for this process.
-    pub async fn take_lease(&self, node: &str) -> Result<Lease> {
+    /// Takes a new lease for this process, which lasts `life` unless it is renewed.
+    pub async fn take_lease(&self, node: &str, life: Duration) -> Result<Lease> {
         let id = LeaseId::new();
         let session = match &self.inner.url {
             DatabaseUrl::Postgres(options) => {
@@ -41,9 +45,9 @@ impl Store {
         let sql = format!(
             "INSERT INTO leases (id, node, acquired_at, expires_at) VALUES ($1, $2, {now}, {now} + $3)"
         );
-        let values = [Value::from(id.uuid()), Value::from(node), life()];
+        let values = [Value::from(id.uuid()), Value::from(node), millis(life)];
         self.inner.engine.execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
-        Ok(Lease { id, session })
+        Ok(Lease { id, life, session })
     }
 
     /// Renews a lease; says whether it still stood. A lapsed one is never revived.
@@ -56,17 +60,24 @@ impl Store {
         }
         let now = now_sql(self.backend());
         let sql = format!("UPDATE leases SET expires_at = {now} + $2 WHERE id = $1 AND expires_at > {now}");
-        let statement = Statement::from_sql_and_values(self.backend(), sql, [lease.id.uuid().into(), life()]);
+        let values = [lease.id.uuid().into(), millis(lease.life)];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         Ok(self.inner.engine.execute_raw(statement).await?.rows_affected() == 1)
     }
 
-    /// Gives the lease back with whatever it still holds.
+    /// Gives this process's lease back with whatever it still holds.
     pub async fn drop_lease(&self, lease: Lease) -> Result<()> {
-        self.free_claims(lease.id.uuid()).await?;
+        self.free_own_lease(lease.id).await?;
         if let Some(session) = lease.session {
             session.close().await?;
         }
         Ok(())
+    }
+
+    /// Frees a lease of this process that is not used any more; says how many deliveries that made due.
+    pub async fn free_own_lease(&self, id: LeaseId) -> Result<u64> {
+        let tx = self.begin(Lane::Engine).await?;
+        tx.free_lease(id).await
     }
 
     /// Frees the claims of processes that died; says how many deliveries that made due.
@@ -77,49 +88,91 @@ impl Store {
         let statement = Statement::from_sql_and_values(self.backend(), sql, [own.uuid().into()]);
         let mut freed = 0;
         for row in self.inner.engine.query_all_raw(statement).await? {
-            let id: Uuid = row.try_get_by_index(0)?;
-            let expired = match self.backend() {
-                DbBackend::Postgres => row.try_get_by_index::<i32>(1)? == 1,
+            let id = LeaseId::from_uuid(row.try_get_by_index(0)?);
+            let tx = self.begin(Lane::Engine).await?;
+            let dead = match self.backend() {
+                DbBackend::Postgres => row.try_get_by_index::<i32>(1)? == 1 || tx.session_is_dead(id).await?,
                 _ => true,
             };
-            if expired || self.lock_is_free(LeaseId::from_uuid(id)).await? {
-                freed += self.free_claims(id).await?;
+            if dead {
+                freed += tx.free_lease(id).await?;
+            } else {
+                tx.rollback().await?;
             }
         }
         Ok(freed)
     }
+}
 
-    /// Whether no living session holds that lease's advisory lock.
-    async fn lock_is_free(&self, id: LeaseId) -> Result<bool> {
-        // Of the transaction, which this statement is by itself: it is given back at once.
-        let statement = Statement::from_sql_and_values(
-            self.backend(),
-            "SELECT pg_try_advisory_xact_lock($1)",
-            [Value::from(lock_key(id))],
-        );
-        let row = self.inner.engine.query_one_raw(statement).await?;
+impl Tx {
+    /// Whether claims may be made under this lease; it then stands until this transaction ends.
+    pub(super) async fn lease_stands(&self, id: LeaseId) -> Result<bool> {
+        let sql = format!("SELECT {}", stands_sql(self.backend(), id));
+        let row = self.db().query_one_raw(Statement::from_string(self.backend(), sql)).await?;
         row.map_or(Ok(false), |row| Ok(row.try_get_by_index(0)?))
     }
 
-    /// Ends a lease and makes what it holds due again, in one transaction.
-    async fn free_claims(&self, id: Uuid) -> Result<u64> {
-        let tx = self.begin(super::Lane::Engine).await?;
-        let free = "UPDATE queue SET claimed_by = NULL WHERE claimed_by = $1";
-        let statement = Statement::from_sql_and_values(self.backend(), free, [Value::from(id)]);
-        let freed = tx.db().execute_raw(statement).await?.rows_affected();
+    /// Whether no living session holds that lease's advisory lock; then this transaction does until it ends.
+    async fn session_is_dead(&self, id: LeaseId) -> Result<bool> {
+        let sql = "SELECT pg_try_advisory_xact_lock($1)";
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [Value::from(lock_key(id))]);
+        let row = self.db().query_one_raw(statement).await?;
+        row.map_or(Ok(false), |row| Ok(row.try_get_by_index(0)?))
+    }
+
+    /// Ends a lease, makes what it holds due again, and commits.
+    async fn free_lease(mut self, id: LeaseId) -> Result<u64> {
+        if self.backend() == DbBackend::Postgres {
+            let (high, low) = fence_key(id);
+            let sql = "SELECT pg_advisory_xact_lock($1, $2)";
+            let statement = Statement::from_sql_and_values(self.backend(), sql, [high.into(), low.into()]);
+            self.db().execute_raw(statement).await?;
+        }
         let forget = "DELETE FROM leases WHERE id = $1";
-        let statement = Statement::from_sql_and_values(self.backend(), forget, [Value::from(id)]);
-        tx.db().execute_raw(statement).await?;
-        tx.commit().await?;
+        let statement = Statement::from_sql_and_values(self.backend(), forget, [Value::from(id.uuid())]);
+        if self.db().execute_raw(statement).await?.rows_affected() == 0 {
+            // Someone else was first, and freed its claims in the same transaction.
+            self.rollback().await?;
+            return Ok(0);
+        }
+        // No index finds the rows: every claim would have to keep it. This is rare, and one scan.
+        if self.backend() == DbBackend::Postgres {
+            self.db().execute_unprepared("SET LOCAL statement_timeout = '60s'").await?;
+        }
+        let free = "UPDATE queue SET claimed_by = NULL WHERE claimed_by = $1";
+        let statement = Statement::from_sql_and_values(self.backend(), free, [Value::from(id.uuid())]);
+        let freed = self.db().execute_raw(statement).await?.rows_affected();
+        if freed > 0 {
+            self.ring(Bells::DUE);
+        }
+        self.commit().await?;
         Ok(freed)
     }
 }
 
-fn life() -> Value {
-    Value::from(i64::try_from(LEASE_LIFE.as_millis()).unwrap_or(i64::MAX))
+/// An expression that is true where the lease stands. On PostgreSQL it holds the lease's fence until the
+/// transaction ends; SQLite's only writer needs none.
+pub(super) fn stands_sql(backend: DbBackend, id: LeaseId) -> String {
+    match backend {
+        DbBackend::Postgres => {
+            let (high, low) = fence_key(id);
+            format!("lease_stands('{}'::uuid, {high}, {low})", id.uuid())
+        }
+        _ => format!("EXISTS (SELECT 1 FROM leases WHERE id = x'{}')", id.uuid().simple()),
+    }
+}
+
+fn millis(life: Duration) -> Value {
+    Value::from(i64::try_from(life.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// 64 of the id's random bits, so that a lease's lock has a key of its own.
 fn lock_key(id: LeaseId) -> i64 {
     id.uuid().as_u64_pair().1.cast_signed()
+}
+
+/// The same bits in PostgreSQL's other space of keys, that of two integers.
+fn fence_key(id: LeaseId) -> (i32, i32) {
+    let [a, b, c, d, e, f, g, h] = id.uuid().as_u64_pair().1.to_be_bytes();
+    (i32::from_be_bytes([a, b, c, d]), i32::from_be_bytes([e, f, g, h]))
 }

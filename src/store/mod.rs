@@ -15,11 +15,13 @@ mod gauges;
 mod ingest;
 mod lease;
 mod meta;
+mod notify;
 mod outcomes;
 mod partitions;
 mod projects;
 mod routes;
 mod rows;
+mod silence;
 mod subscriptions;
 mod tx;
 mod upkeep;
@@ -32,14 +34,14 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use changes::{ChangePage, LogBounds};
-pub use claim::{ClaimRequest, ClaimedDelivery};
+pub use claim::{ClaimRequest, Claimed, ClaimedDelivery};
 pub use connect::{DatabaseUrl, StoreSettings};
 pub use endpoints::snapshot;
 pub use error::{Result, StoreError};
 pub use gauges::QueueGauges;
-pub use ingest::{FIRST_TOKEN, KeyVerdict, NewDelivery, NewEvent};
-pub use lease::LEASE_LIFE;
+pub use ingest::{FIRST_TOKEN, Footing, KeyVerdict, NewDelivery, NewEvent};
 pub use lease::Lease;
+pub use notify::{Bells, Listener, Ringer};
 pub use outcomes::{Discarded, FinishedAttempt, Next, Released};
 pub use tx::{AuditEntry, Tx};
 pub use vault::{MasterKey, Place, Vault};
@@ -63,8 +65,13 @@ struct Inner {
     vault: Vault,
     token_key: TokenKey,
     incarnation: Uuid,
-    /// Rings after each commit of this process that wrote a change record.
+    /// Rings after each commit that wrote a change record, here or, as far as is heard, elsewhere.
     committed: watch::Sender<()>,
+    suspicion: silence::Suspicion,
+    /// What other processes should hear.
+    outbox: notify::Outbox,
+    /// Names this process among its bells.
+    process: Uuid,
     /// Keeps a second process off a SQLite file.
     _lock: Option<std::fs::File>,
 }
@@ -107,7 +114,8 @@ impl Store {
         self.inner.incarnation
     }
 
-    /// Rings after commits of this process that wrote a change record.
+    /// Rings after commits that wrote a change record: those of this process, and of others as far as they
+    /// are heard.
     pub fn commits(&self) -> watch::Receiver<()> {
         self.inner.committed.subscribe()
     }
@@ -128,4 +136,14 @@ pub(crate) fn now_sql(backend: DbBackend) -> &'static str {
         DbBackend::Postgres => "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint",
         _ => "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
     }
+}
+
+/// The earlier of a time and the database's now, as SQL: work of a process whose clock is ahead is due at once
+/// all the same.
+pub(crate) fn due_now_sql(backend: DbBackend, time: &str) -> String {
+    let least = match backend {
+        DbBackend::Postgres => "LEAST",
+        _ => "MIN",
+    };
+    format!("{least}({time}, {})", now_sql(backend))
 }

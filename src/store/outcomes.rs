@@ -7,6 +7,7 @@ use sea_orm::QueryResult;
 
 use super::error::Result;
 use super::ingest::headers_json;
+use super::notify::Bells;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
@@ -259,7 +260,7 @@ impl Tx {
     }
 
     /// Gives claims back; parks those whose endpoint is paused.
-    pub async fn release(&self, released: &[Released]) -> Result<()> {
+    pub async fn release(&mut self, released: &[Released]) -> Result<()> {
         let mut rows = Rows::new([
             ("id", Kind::Uuid),
             ("token", Kind::BigInt),
@@ -279,7 +280,9 @@ impl Tx {
         let sql = "UPDATE queue SET claimed_by = NULL, parked = CASE WHEN EXISTS (SELECT 1 FROM endpoints \
                    WHERE endpoints.id = queue.endpoint_id AND endpoints.status = 2) THEN v.parked ELSE 0 END FROM v \
                    WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease";
-        rows.execute(self.db(), sql).await?;
+        if rows.execute(self.db(), sql).await? > 0 {
+            self.ring(Bells::DUE);
+        }
         Ok(())
     }
 }

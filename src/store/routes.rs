@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::Store;
 use super::error::{Result, StoreError};
+use super::rows::{Kind, Rows};
 use super::vault::Place;
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::{CustomHeader, EndpointStatus};
@@ -36,6 +37,20 @@ impl Store {
         let routes = self.read_routes(&txn, project, rules).await;
         txn.rollback().await?;
         routes
+    }
+
+    /// The routing versions of these projects; one that is gone is absent.
+    pub async fn routing_versions(&self, projects: &[ProjectId]) -> Result<HashMap<ProjectId, i64>> {
+        let mut rows = Rows::new([("id", Kind::Uuid)]);
+        for project in projects {
+            rows.push([project.uuid().into()]);
+        }
+        let sql = "SELECT projects.id, projects.routing_version FROM v JOIN projects ON projects.id = v.id";
+        let found = rows.query(self.reader(), sql).await?;
+        found
+            .iter()
+            .map(|row| Ok((ProjectId::from_uuid(row.try_get_by_index(0)?), row.try_get_by_index(1)?)))
+            .collect()
     }
 
     async fn read_routes(

@@ -5,11 +5,12 @@
 //! are in the order of commits. Keep what comes before it short, and never wait for the network inside.
 
 use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbBackend, SqliteTransactionMode, Statement, TransactionOptions,
-    TransactionTrait, Value,
+    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode, Statement,
+    TransactionOptions, TransactionTrait, Value,
 };
 
 use super::error::{Result, StoreError};
+use super::notify::Bells;
 use super::{Lane, Store};
 use crate::domain::change::Change;
 use crate::domain::clock::Timestamp;
@@ -21,6 +22,8 @@ pub struct Tx {
     txn: DatabaseTransaction,
     store: Store,
     changes: Vec<Change>,
+    /// What the commit rings in other processes.
+    bells: Bells,
 }
 
 /// Who did what, for the audit log. Holds no secret.
@@ -50,7 +53,7 @@ impl Store {
             ..TransactionOptions::default()
         };
         let txn = pool.begin_with_options(options).await?;
-        Ok(Tx { txn, store: self.clone(), changes: Vec::new() })
+        Ok(Tx { txn, store: self.clone(), changes: Vec::new(), bells: Bells::default() })
     }
 }
 
@@ -72,13 +75,21 @@ impl Tx {
         self.changes.push(change);
     }
 
+    /// Says what the commit should wake in other processes.
+    pub(super) fn ring(&mut self, bells: Bells) {
+        self.bells = self.bells.with(bells);
+    }
+
     /// Says that the project's endpoints or subscriptions change, so that no node decides by older ones.
     /// Returns the new version. Locks the project's row until the end.
-    pub async fn bump_routing(&self, project: ProjectId) -> Result<i64> {
+    pub async fn bump_routing(&mut self, project: ProjectId) -> Result<i64> {
         let sql = "UPDATE projects SET routing_version = routing_version + 1 WHERE id = $1 RETURNING routing_version";
         let statement = Statement::from_sql_and_values(self.backend(), sql, [Value::from(project.uuid())]);
         match self.txn.query_one_raw(statement).await? {
-            Some(row) => Ok(row.try_get_by_index(0)?),
+            Some(row) => {
+                self.ring(Bells::ROUTES);
+                Ok(row.try_get_by_index(0)?)
+            }
             None => Err(StoreError::Corrupt(format!("project {project} is gone"))),
         }
     }
@@ -105,12 +116,16 @@ impl Tx {
 
     /// Writes the change record, if anything watchable changed, and commits.
     pub async fn commit(self) -> Result<()> {
-        if self.changes.is_empty() {
-            return Ok(self.txn.commit().await?);
+        let mut bells = self.bells;
+        if !self.changes.is_empty() {
+            super::changes::append(&self.txn, &self.changes).await?;
+            bells = bells.with(Bells::CHANGES);
         }
-        super::changes::append(&self.txn, &self.changes).await?;
-        self.txn.commit().await?;
-        self.store.inner.committed.send_replace(());
+        self.txn.commit().await.map_err(unanswered)?;
+        if bells.has(Bells::CHANGES) {
+            self.store.inner.committed.send_replace(());
+        }
+        self.store.inner.outbox.ring(bells);
         Ok(())
     }
 
@@ -118,4 +133,10 @@ impl Tx {
     pub async fn rollback(self) -> Result<()> {
         Ok(self.txn.rollback().await?)
     }
+}
+
+/// A COMMIT that was not answered may have been carried out all the same; one that was refused was not.
+fn unanswered(error: DbErr) -> StoreError {
+    let error = StoreError::from(error);
+    if error.is_transient() { StoreError::Unanswered(Box::new(error)) } else { error }
 }

@@ -1,6 +1,10 @@
 //! A fresh database for each test, gone with it.
 
+use std::time::Duration;
+
 use sqlx::{Connection, Executor, PgConnection};
+
+use super::PATIENCE;
 
 /// Where a test's server keeps its data.
 pub struct Database {
@@ -41,6 +45,33 @@ impl Database {
         if !reachable {
             let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
             sqlx::query(end).bind(&self.name).execute(&mut session).await.expect("ended");
+        }
+    }
+
+    /// A session beside this database, for what must not be done from within it.
+    pub async fn admin_session(&self) -> PgConnection {
+        PgConnection::connect(&self.admin).await.expect("PostgreSQL answers")
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Asks the same question of this database, which must be PostgreSQL, until the answer is as wanted.
+    pub async fn until(&self, what: &str, question: &'static str, wanted: i64) {
+        let mut session = self.session().await;
+        let mut last = None;
+        let asking = async {
+            while last != Some(wanted) {
+                if last.is_some() {
+                    // Another process's rows cannot be awaited.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                last = Some(sqlx::query_scalar(question).fetch_one(&mut session).await.expect("read"));
+            }
+        };
+        if tokio::time::timeout(PATIENCE, asking).await.is_err() {
+            panic!("{what}: not in time; {question} says {last:?}");
         }
     }
 

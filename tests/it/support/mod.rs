@@ -2,12 +2,14 @@
 
 pub mod database;
 pub mod feed;
+pub mod proxy;
 pub mod receiver;
 pub mod server;
 pub mod web;
 pub mod world;
 
 pub use database::Database;
+pub use proxy::Proxy;
 pub use receiver::{Receiver, Reply};
 pub use server::Server;
 pub use world::World;
@@ -38,6 +40,11 @@ pub fn tier(small: usize, full: usize) -> usize {
         Ok("full") => full,
         _ => small,
     }
+}
+
+/// Time that must pass because the test is about time: the end of a lease, an outage's length.
+pub async fn pass_time(time: std::time::Duration) {
+    tokio::time::sleep(time).await;
 }
 
 /// Ends a test that goes on for ever, for example because bookmarks keep a stream alive.

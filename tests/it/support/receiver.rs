@@ -108,6 +108,20 @@ impl Receiver {
         }
     }
 
+    /// Waits until nothing has come for so long, and returns what came.
+    pub async fn quiet_for(&self, silence: Duration) -> Vec<Seen> {
+        let mut count = self.count.subscribe();
+        let waiting = async {
+            loop {
+                count.mark_unchanged();
+                if tokio::time::timeout(silence, count.changed()).await.is_err() {
+                    return self.seen();
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.expect("requests end in time")
+    }
+
     pub async fn wait_for_count(&self, count: usize) -> Vec<Seen> {
         self.wait_for(&format!("{count} requests"), |seen| seen.len() >= count).await
     }

@@ -35,11 +35,24 @@ impl Server {
 
     /// Another node on the same database, which must be PostgreSQL: with the same arguments and master key.
     pub async fn join(&self) -> Self {
+        self.join_by(None).await
+    }
+
+    /// The same, with another way to the database.
+    pub async fn join_through(&self, store: &str) -> Self {
+        self.join_by(Some(store)).await
+    }
+
+    async fn join_by(&self, store: Option<&str>) -> Self {
         assert!(self.database.url().is_some(), "a SQLite store has one process");
         let folder = tempfile::tempdir().expect("a folder");
         let key = |folder: &tempfile::TempDir| folder.path().join("master.key");
         std::fs::copy(key(&self.folder), key(&folder)).expect("the master key");
-        Self::first_start(self.database.clone(), folder, self.arguments.clone()).await
+        let mut arguments = self.arguments.clone();
+        if let Some(store) = store {
+            arguments.extend(["--store".to_owned(), store.to_owned()]);
+        }
+        Self::first_start(self.database.clone(), folder, arguments).await
     }
 
     async fn first_start(database: Arc<Database>, folder: tempfile::TempDir, arguments: Vec<String>) -> Self {
@@ -74,7 +87,9 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(log)
             .kill_on_drop(true);
-        if let Some(url) = self.database.url() {
+        if let Some(url) = self.database.url()
+            && !self.arguments.iter().any(|argument| argument == "--store")
+        {
             command.args(["--store", url]);
         }
         self.child = Some(command.spawn().expect("the binary starts"));

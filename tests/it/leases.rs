@@ -1,0 +1,234 @@
+//! Leases between nodes: a node that dies is taken over, one that sleeps through its lease's end overwrites
+//! nothing, and no claim is left that nobody would free.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use hawser_client::pb::publish_event_request::Target;
+use hawser_client::{Client, pb};
+use sqlx::Executor;
+use tonic::Code;
+
+use crate::support::world::publish;
+use crate::support::{Database, Proxy, Receiver, Reply, Server, World, in_time, pass_time, tier};
+
+/// Claims under a lease that is not there: nobody would free them.
+const ORPHANS: &str = "SELECT COUNT(*) FROM queue WHERE claimed_by IS NOT NULL \
+                       AND NOT EXISTS (SELECT 1 FROM leases WHERE leases.id = queue.claimed_by)";
+const OPEN: &str = "SELECT COUNT(*) FROM queue";
+const LEASE: Duration = Duration::from_secs(15);
+const SHORT: Duration = Duration::from_secs(3);
+const SHORT_LEASE: &[&str] = &["--allow-http", "--allow-net", "127.0.0.0/8", "--lease", "3"];
+
+async fn short_leases(policy: pb::PausedPolicy) -> World {
+    World::on(Server::start_with(Database::postgres().await, SHORT_LEASE).await, policy).await
+}
+
+/// Publishes so many events at once and returns their ids.
+async fn publish_many(client: &Client, endpoints: &[pb::Endpoint], count: usize) -> HashSet<String> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..count {
+        let client = client.clone();
+        let target = Target::EndpointId(endpoints[number % endpoints.len()].id.clone());
+        tasks.spawn(async move {
+            publish(&client, target, number.to_string().as_bytes(), "").await.expect("published").event_id
+        });
+    }
+    tasks.join_all().await.into_iter().collect()
+}
+
+/// A node is killed with full lanes; the others deliver all of it, and repeat only what it had begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_nodes_claims_are_taken_over() {
+    in_time(async {
+        let world = World::new(Database::postgres().await).await;
+        let (mut killed, other) = (world.server.join().await, world.server.join().await);
+        let there = world.client_of(&killed).await;
+        let receiver = Receiver::scripted(|_, _| Reply::after(Duration::from_secs(2))).await;
+        let mut endpoints = Vec::new();
+        for number in 0..4 {
+            endpoints.push(world.endpoint(&receiver.url(&format!("/{number}")), "").await.0);
+        }
+        let events = publish_many(&there, &endpoints, tier(120, 400)).await;
+        receiver.wait_for_count(40).await;
+        killed.kill().await;
+        let at = Instant::now();
+        let begun: HashSet<_> = receiver.seen().iter().map(|one| one.event()).collect();
+        let seen = receiver
+            .wait_for("all of it", |seen| {
+                let ids: HashSet<_> = seen.iter().map(|one| one.event()).collect();
+                events.is_subset(&ids)
+            })
+            .await;
+        let took = at.elapsed();
+        println!("{} events, {} begun, the rest came within {took:?}", events.len(), begun.len());
+        assert!(took < LEASE + Duration::from_secs(5), "{took:?}");
+        let mut times = HashMap::<String, usize>::new();
+        for one in &seen {
+            *times.entry(one.event()).or_default() += 1;
+        }
+        let repeated: Vec<_> = times.iter().filter(|(_, times)| **times > 1).map(|(id, _)| id).collect();
+        assert!(repeated.iter().all(|id| begun.contains(*id)), "what had not begun came once");
+        other.database().until("the queue is empty", OPEN, 0).await;
+        other.database().until("the dead node's lease is gone", "SELECT COUNT(*) FROM leases", 2).await;
+    })
+    .await;
+}
+
+/// A node sleeps for two leases with attempts in flight and work in its lanes, and wakes: what others did
+/// meanwhile stays as it is, what it did itself is recorded, and nothing is stuck.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_slept_through_its_lease_overwrites_nothing() {
+    in_time(async {
+        let world = short_leases(pb::PausedPolicy::Discard).await;
+        let sleeper = world.server.join().await;
+        let there = world.client_of(&sleeper).await;
+        let receiver = Receiver::scripted(|_, _| Reply::after(Duration::from_millis(300))).await;
+        let mut session = world.server.database().session().await;
+        let mut endpoints = Vec::new();
+        for number in 0..4 {
+            endpoints.push(world.endpoint(&receiver.url(&format!("/{number}")), "").await.0);
+        }
+        let mut events = HashSet::new();
+        for _ in 0..tier(2, 10) {
+            let first = receiver.seen().len();
+            events.extend(publish_many(&there, &endpoints, 150).await);
+            receiver.wait_for_count(first + 30).await;
+            sleeper.signal("STOP").await;
+            pass_time(2 * SHORT).await;
+            receiver
+                .wait_for("the others take over", |seen| {
+                    let ids: HashSet<_> = seen.iter().map(|one| one.event()).collect();
+                    events.is_subset(&ids)
+                })
+                .await;
+            world.server.database().until("the others end it", OPEN, 0).await;
+            let before = deliveries(&mut session).await;
+            sleeper.signal("CONT").await;
+            // It serves again, under a lease of its own.
+            world.server.database().until("it has a lease", "SELECT COUNT(*) FROM leases", 2).await;
+            let reply = until_accepted(&there, &endpoints[0]).await;
+            events.insert(reply);
+            world.server.database().until("nothing is left", OPEN, 0).await;
+            world.server.database().until("no claim is orphaned", ORPHANS, 0).await;
+            let after = deliveries(&mut session).await;
+            for (id, row) in &before {
+                assert_eq!(after.get(id), Some(row), "{id} was ended by another and stays as it was");
+            }
+        }
+        // Each request that came is recorded as one attempt, whoever sent it: also the sleeper's.
+        let requests = receiver.quiet_for(Duration::from_secs(2)).await.len();
+        let attempts = "SELECT COUNT(*) FROM attempts";
+        world
+            .server
+            .database()
+            .until("all attempts are kept", attempts, i64::try_from(requests).unwrap())
+            .await;
+        assert!(requests > events.len(), "the sleeper had attempts in flight that others repeated");
+        let unsent = "SELECT COUNT(*) FROM deliveries WHERE status <> 4";
+        world.server.database().until("all are SUCCESS", unsent, 0).await;
+    })
+    .await;
+}
+
+type DeliveryRow = (i16, i16, Option<i64>);
+
+/// Status, attempts and end of each delivery.
+async fn deliveries(session: &mut sqlx::PgConnection) -> HashMap<uuid::Uuid, DeliveryRow> {
+    let rows: Vec<(uuid::Uuid, i16, i16, Option<i64>)> =
+        sqlx::query_as("SELECT id, status, attempts, ended_at FROM deliveries")
+            .fetch_all(session)
+            .await
+            .expect("read");
+    rows.into_iter().map(|(id, status, attempts, end)| (id, (status, attempts, end))).collect()
+}
+
+/// A node that was away may first answer UNAVAILABLE.
+async fn until_accepted(client: &Client, endpoint: &pb::Endpoint) -> String {
+    loop {
+        match publish(client, Target::EndpointId(endpoint.id.clone()), b"again", "again").await {
+            Ok(reply) => return reply.event_id,
+            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+        }
+    }
+}
+
+/// Nothing is claimed under a lease that was freed while its process believed in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_claimed_under_a_freed_lease() {
+    in_time(async {
+        let world = World::new(Database::postgres().await).await;
+        let receiver = Receiver::scripted(|_, _| Reply::after(Duration::from_secs(1))).await;
+        let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "").await;
+        let database = world.server.database();
+        let mut session = database.session().await;
+        for round in 1..=3 {
+            session.execute("DELETE FROM leases").await.expect("freed");
+            let events = publish_many(&world.client, std::slice::from_ref(&endpoint), 20).await;
+            assert_eq!(
+                sqlx::query_scalar::<_, i64>(ORPHANS).fetch_one(&mut session).await.expect("read"),
+                0,
+                "born claimed by a lease that is gone"
+            );
+            assert_eq!(events.len(), 20);
+            let seen = receiver.wait_for_count(20 * round).await;
+            assert_eq!(seen.len(), 20 * round, "each is sent once");
+            database.until("the queue is empty", OPEN, 0).await;
+        }
+    })
+    .await;
+}
+
+/// The commit of a publish was carried out and its answer lost: the second try is acknowledged as a duplicate, and
+/// then it must be delivered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_whose_commit_was_not_answered_is_delivered() {
+    in_time(async {
+        let world = World::new(Database::postgres().await).await;
+        let proxy = Proxy::before(world.server.database().url().expect("PostgreSQL")).await;
+        let node = world.server.join_through(proxy.url()).await;
+        let there = world.client_of(&node).await;
+        let receiver = Receiver::ok().await;
+        let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "").await;
+        for round in 0..tier(2, 20) {
+            let payload = format!("lost commit {round}");
+            proxy.lose_commit_after(payload.as_bytes()).await;
+            let target = || Target::EndpointId(endpoint.id.clone());
+            let refused = publish(&there, target(), payload.as_bytes(), &payload).await.expect_err("unknown");
+            assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+            assert!(proxy.lost_commit().await, "the test lost the answer");
+            let reply = loop {
+                match publish(&there, target(), payload.as_bytes(), &payload).await {
+                    Ok(reply) => break reply,
+                    Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+                }
+            };
+            assert!(reply.duplicate, "the first try was carried out");
+            receiver.wait_for("the event", |seen| seen.iter().any(|one| one.event() == reply.event_id)).await;
+        }
+    })
+    .await;
+}
+
+/// The commit of a claim was carried out and its answer lost: what it took is not stuck.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_commit_was_not_answered_is_given_back() {
+    in_time(async {
+        let mut world =
+            World::on(Server::start(Database::postgres().await).await, pb::PausedPolicy::Hold).await;
+        let proxy = Proxy::before(world.server.database().url().expect("PostgreSQL")).await;
+        let receiver = Receiver::ok().await;
+        let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "").await;
+        let request = pb::PauseEndpointRequest { endpoint_id: endpoint.id.clone(), ..Default::default() };
+        world.client.endpoints().pause_endpoint(request).await.expect("paused");
+        let event = world.publish_to(&endpoint, b"claimed and not told").await.event_id;
+        let node = world.server.join_through(proxy.url()).await;
+        world.server.terminate().await;
+        proxy.lose_commit_after(b"claimed and not told").await;
+        let request = pb::ResumeEndpointRequest { endpoint_id: endpoint.id.clone(), ..Default::default() };
+        world.client_of(&node).await.endpoints().resume_endpoint(request).await.expect("resumed");
+        receiver.wait_for("the event", |seen| seen.iter().any(|one| one.event() == event)).await;
+        assert!(proxy.lost_commit().await, "the test lost the answer");
+    })
+    .await;
+}

@@ -1,0 +1,151 @@
+//! PostgreSQL away for a while, and connections cut again and again: the server stays, tells publishers the truth,
+//! and goes on by itself.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hawser_client::pb::publish_event_request::Target;
+use hawser_client::{Client, pb};
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use tokio::sync::Mutex;
+use tonic::Code;
+
+use crate::support::world::publish;
+use crate::support::{Database, Proxy, Receiver, World, in_time, pass_time, tier};
+
+/// Publishes from several tasks, each event until it is acknowledged, until it is stopped.
+struct Load {
+    acknowledged: Arc<Mutex<HashMap<String, String>>>,
+    refused: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    tasks: tokio::task::JoinSet<()>,
+}
+
+impl Load {
+    fn start(clients: &[Client], endpoint: &pb::Endpoint) -> Self {
+        let mut load = Self {
+            acknowledged: Arc::default(),
+            refused: Arc::default(),
+            stop: Arc::default(),
+            tasks: tokio::task::JoinSet::new(),
+        };
+        for publisher in 0..8 {
+            let client = clients[publisher % clients.len()].clone();
+            let target = Target::EndpointId(endpoint.id.clone());
+            let (acknowledged, refused) = (load.acknowledged.clone(), load.refused.clone());
+            let stop = load.stop.clone();
+            load.tasks.spawn(async move {
+                for number in 0.. {
+                    let key = format!("{publisher}-{number}");
+                    let id = loop {
+                        match publish(&client, target.clone(), key.as_bytes(), &key).await {
+                            Ok(reply) => break reply.event_id,
+                            Err(status) => {
+                                assert_eq!(status.code(), Code::Unavailable, "{status}");
+                                refused.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                    };
+                    acknowledged.lock().await.insert(id, key);
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+        }
+        load
+    }
+
+    /// Ends publishing; all that was acknowledged arrives, under its id and with its bytes.
+    async fn end(self, receiver: &Receiver) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.tasks.join_all().await;
+        let acknowledged = self.acknowledged.lock().await;
+        let seen = receiver
+            .wait_for("every acknowledged event", |seen| {
+                let ids: HashSet<_> = seen.iter().map(|one| one.event()).collect();
+                acknowledged.keys().all(|id| ids.contains(id))
+            })
+            .await;
+        for one in seen {
+            let key = acknowledged.get(&one.event()).expect("only what was acknowledged in the end");
+            assert_eq!(one.body, key.as_bytes());
+        }
+        acknowledged.len()
+    }
+}
+
+async fn cut_all(admin: &mut PgConnection, database: &str) {
+    let cut = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'");
+    admin.execute(AssertSqlSafe(cut)).await.expect("cut");
+}
+
+/// The database goes away for seconds, then connections are cut at random.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_postgres_loses_nothing_and_ends_by_itself() {
+    in_time(async {
+        let world = World::new(Database::postgres().await).await;
+        let other = world.server.join().await;
+        let receiver = Receiver::ok().await;
+        let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "").await;
+        let clients = [world.client.clone(), world.client_of(&other).await];
+        let (mut admin, name) = (other.database().admin_session().await, other.database().name());
+        let load = Load::start(&clients, &endpoint);
+        for _ in 0..tier(1, 5) {
+            let wanted = receiver.seen().len() + 100;
+            receiver.wait_for_count(wanted).await;
+            other.database().set_reachable(false).await;
+            let refused = load.refused.load(Ordering::Relaxed);
+            pass_time(Duration::from_secs(3)).await;
+            assert!(load.refused.load(Ordering::Relaxed) > refused, "publishers were told");
+            let before = receiver.seen().len();
+            other.database().set_reachable(true).await;
+            let back = Instant::now();
+            receiver.wait_for_count(before + 1).await;
+            println!("delivering again {:?} after PostgreSQL was back", back.elapsed());
+            assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
+        }
+        for _ in 0..tier(8, 60) {
+            let wanted = receiver.seen().len() + 20;
+            receiver.wait_for_count(wanted).await;
+            cut_all(&mut admin, name).await;
+        }
+        let events = load.end(&receiver).await;
+        println!("{events} events");
+        other.database().until("the queue is empty", "SELECT COUNT(*) FROM queue", 0).await;
+        let orphans = "SELECT COUNT(*) FROM leases WHERE expires_at < \
+                       (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint";
+        other.database().until("old leases are gone", orphans, 0).await;
+    })
+    .await;
+}
+
+/// The machine with the database vanishes without a word and another takes its place: old connections are silent
+/// and never end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_fall_silent_are_given_up() {
+    in_time(async {
+        let world = World::new(Database::postgres().await).await;
+        let proxy = Proxy::before(world.server.database().url().expect("PostgreSQL")).await;
+        let mut node = world.server;
+        let through = node.join_through(proxy.url()).await;
+        node.terminate().await;
+        let client = Client::connect(through.address(), hawser_client::Key::new(world.key)).await.unwrap();
+        let receiver = Receiver::ok().await;
+        let endpoint = pb::Endpoint { url: receiver.url("/hook"), ..Default::default() };
+        let request = pb::CreateEndpointRequest { endpoint: Some(endpoint), ..Default::default() };
+        let endpoint = client.endpoints().create_endpoint(request).await.expect("created").into_inner();
+        let load = Load::start(std::slice::from_ref(&client), &endpoint.endpoint.expect("an endpoint"));
+        receiver.wait_for_count(100).await;
+        proxy.silence_present();
+        let silent = Instant::now();
+        let before = receiver.quiet_for(Duration::from_secs(1)).await.len();
+        receiver.wait_for_count(before + 1).await;
+        println!("delivering again {:?} after all connections fell silent", silent.elapsed());
+        assert!(silent.elapsed() < Duration::from_secs(60), "{:?}", silent.elapsed());
+        load.end(&receiver).await;
+    })
+    .await;
+}
