@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 #[derive(Default)]
@@ -29,8 +30,17 @@ struct State {
 /// A running receiver.
 pub struct Receiver {
     address: SocketAddr,
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
+}
+
+/// What its connections share.
+struct Shared {
+    delay: Duration,
+    state: Mutex<State>,
+    /// Distinct deliveries that are measured.
     count: watch::Sender<u64>,
+    /// Requests to slow URLs.
+    slow: watch::Sender<u64>,
 }
 
 /// One of so many signatures is verified.
@@ -44,63 +54,103 @@ pub fn now_us() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Receiver {
-    pub async fn start(delay: Duration) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// Answers each request after this delay, on threads of its own.
+    pub async fn start(runtime: &Handle, delay: Duration) -> anyhow::Result<Self> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let (state, count) = (Arc::<Mutex<State>>::default(), watch::Sender::new(0));
-        tokio::spawn(accept(listener, state.clone(), count.clone(), delay));
-        Ok(Self { address, state, count })
+        let shared = Arc::new(Shared {
+            delay,
+            state: Mutex::default(),
+            count: watch::Sender::new(0),
+            slow: watch::Sender::new(0),
+        });
+        let accepting = shared.clone();
+        let (ready, started) = tokio::sync::oneshot::channel();
+        runtime.spawn(async move {
+            let _told =
+                ready.send(TcpListener::from_std(listener).map(|listener| accept(listener, accepting)));
+        });
+        runtime.spawn(started.await??);
+        Ok(Self { address, shared })
     }
 
+    /// Where deliveries are measured.
     pub fn url(&self, endpoint: u32) -> String {
         format!("http://{}/{endpoint}", self.address)
     }
 
+    /// Takes requests and never answers.
+    pub fn silent_url(&self, number: u32) -> String {
+        format!("http://{}/silent/{number}", self.address)
+    }
+
+    /// Answers after so many milliseconds; not measured.
+    pub fn slow_url(&self, millis: u64) -> String {
+        format!("http://{}/slow/{millis}", self.address)
+    }
+
     pub fn expect(&self, endpoint: u32, secret: &str) -> anyhow::Result<()> {
         let verifier = standardwebhooks::Webhook::new(secret).map_err(|error| anyhow::anyhow!("{error}"))?;
-        lock(&self.state).verifiers.insert(endpoint, Arc::new(verifier));
+        self.shared.state().verifiers.insert(endpoint, Arc::new(verifier));
         Ok(())
     }
 
     /// Waits for so many distinct deliveries; fails if a signature was bad or they do not come.
     pub async fn wait_for(&self, deliveries: u64) -> anyhow::Result<()> {
-        let mut count = self.count.subscribe();
-        tokio::time::timeout(LONGEST, count.wait_for(|seen| *seen >= deliveries))
-            .await
-            .with_context(|| format!("{} of {deliveries} deliveries came", *self.count.borrow()))??;
-        match lock(&self.state).refused {
+        wait(&self.shared.count, deliveries).await?;
+        match self.shared.state().refused {
             0 => Ok(()),
             refused => bail!("{refused} signatures were not accepted"),
         }
     }
 
+    /// Waits for so many requests to slow URLs.
+    pub async fn wait_for_slow(&self, requests: u64) -> anyhow::Result<()> {
+        wait(&self.shared.slow, requests).await
+    }
+
     pub fn reset(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.shared.state();
         state.seen.clear();
         state.repeats = 0;
         state.latencies_us.clear();
-        self.count.send_replace(0);
+        self.shared.count.send_replace(0);
     }
 
     pub fn repeats(&self) -> u64 {
-        lock(&self.state).repeats
+        self.shared.state().repeats
     }
 
-    pub fn latencies_us(&self) -> Vec<u64> {
-        lock(&self.state).latencies_us.clone()
+    /// How long deliveries were on their way, at these parts of all of them.
+    pub fn latency_ms<const N: usize>(&self, parts: [f64; N]) -> [f64; N] {
+        let mut latencies = self.shared.state().latencies_us.clone();
+        latencies.sort_unstable();
+        let last = latencies.len().saturating_sub(1);
+        parts.map(|part| latencies.get((last as f64 * part) as usize).map_or(0.0, |us| *us as f64 / 1000.0))
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<Mutex<State>>, count: watch::Sender<u64>, delay: Duration) {
+async fn wait(count: &watch::Sender<u64>, wanted: u64) -> anyhow::Result<()> {
+    let mut seen = count.subscribe();
+    match tokio::time::timeout(LONGEST, seen.wait_for(|seen| *seen >= wanted)).await {
+        Ok(waited) => waited.map(|_| ()).context("the receiver ended"),
+        Err(_) => bail!("{} of {wanted} came", *count.borrow()),
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let (state, count) = (state.clone(), count.clone());
-        let service = service_fn(move |request| receive(state.clone(), count.clone(), delay, request));
+        let shared = shared.clone();
+        let service = service_fn(move |request| receive(shared.clone(), request));
         tokio::spawn(async move {
             let _nodelay = stream.set_nodelay(true);
             let _ended = hyper::server::conn::http1::Builder::new()
@@ -111,36 +161,34 @@ async fn accept(listener: TcpListener, state: Arc<Mutex<State>>, count: watch::S
 }
 
 async fn receive(
-    state: Arc<Mutex<State>>,
-    count: watch::Sender<u64>,
-    delay: Duration,
+    shared: Arc<Shared>,
     request: Request<Incoming>,
 ) -> Result<Response<Empty<Bytes>>, Infallible> {
     let arrived = now_us();
-    let endpoint: u32 = request.uri().path().trim_start_matches('/').parse().unwrap_or_default();
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let id = head.headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+    let path = head.uri.path().trim_start_matches('/');
+    let mut delay = shared.delay;
+    if path.starts_with("silent/") {
+        std::future::pending::<()>().await;
+    } else if let Some(millis) = path.strip_prefix("slow/") {
+        shared.slow.send_modify(|count| *count += 1);
+        delay = Duration::from_millis(millis.parse().unwrap_or_default());
+    } else {
+        note(&shared, path.parse().unwrap_or_default(), arrived, &head.headers, &body);
+    }
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
-    note(&state, &count, endpoint, id, arrived, &head.headers, &body);
     let mut response = Response::new(Empty::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
 }
 
-fn note(
-    state: &Mutex<State>,
-    count: &watch::Sender<u64>,
-    endpoint: u32,
-    id: String,
-    arrived: u64,
-    headers: &http::HeaderMap,
-    body: &[u8],
-) {
-    let mut state = lock(state);
-    if !state.seen.insert((endpoint, id)) {
+fn note(shared: &Shared, endpoint: u32, arrived: u64, headers: &http::HeaderMap, body: &[u8]) {
+    let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let mut state = shared.state();
+    if !state.seen.insert((endpoint, id.to_owned())) {
         state.repeats += 1;
         return;
     }
@@ -153,7 +201,7 @@ fn note(
         state.refused += 1;
     }
     drop(state);
-    count.send_replace(seen);
+    shared.count.send_replace(seen);
 }
 
 /// The time of sending, which the body begins with.

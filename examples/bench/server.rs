@@ -1,15 +1,17 @@
 //! The server under test, as a process of its own on a fresh store.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::process::{Child, Command};
 
 /// A running server; killed when dropped.
 pub struct Server {
+    binary: PathBuf,
+    postgres: Option<String>,
     child: Child,
     pid: u32,
     address: SocketAddr,
@@ -20,45 +22,40 @@ pub struct Server {
 
 const START: Duration = Duration::from_secs(30);
 
+/// A server that just started, and how long that took.
+pub struct StartedServer {
+    pub server: Server,
+    pub took: Duration,
+}
+
 impl Server {
-    pub async fn start(binary: &Path, postgres: Option<&str>) -> anyhow::Result<Self> {
+    pub async fn start(binary: &Path, postgres: Option<&str>) -> anyhow::Result<StartedServer> {
         let folder = tempfile::tempdir()?;
-        let ready = folder.path().join("ready");
-        let log = std::fs::File::create(folder.path().join("log"))?;
-        let mut command = Command::new(binary);
-        command
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--admin-listen",
-                "off",
-                "--allow-http",
-                "--allow-net",
-                "127.0.0.0/8",
-            ])
-            .arg("--data")
-            .arg(folder.path())
-            .arg("--ready-file")
-            .arg(&ready)
-            .stdin(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true);
-        if let Some(url) = postgres {
-            command.args(["--store", url]);
-        }
-        let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
+        let began = Instant::now();
+        let (child, address) = spawn(binary, postgres, folder.path()).await?;
+        let took = began.elapsed();
         let pid = child.id().context("the server ended at once")?;
-        let text = wait_for(&ready, folder.path()).await?;
-        let address: serde_json::Value = serde_json::from_str(&text)?;
-        let address = address["grpc"].as_str().context("the ready file has no address")?.parse()?;
         // Written right after the server is ready.
         let key = wait_for(&folder.path().join("operator.key"), folder.path()).await?.trim().to_owned();
         let postmaster = match std::env::var("HAWSER_POSTMASTER") {
             Ok(pid) if postgres.is_some() => Some(pid.parse()?),
             _ => None,
         };
-        Ok(Self { child, pid, address, key, folder, postmaster })
+        let (binary, postgres) = (binary.to_owned(), postgres.map(ToOwned::to_owned));
+        let server = Self { binary, postgres, child, pid, address, key, folder, postmaster };
+        Ok(StartedServer { server, took })
+    }
+
+    /// SIGKILL, then a start on the same data; says how long that start took.
+    pub async fn kill_and_restart(&mut self) -> anyhow::Result<Duration> {
+        self.child.kill().await?;
+        std::fs::remove_file(self.folder.path().join("ready"))?;
+        let began = Instant::now();
+        let (child, address) = spawn(&self.binary, self.postgres.as_deref(), self.folder.path()).await?;
+        let took = began.elapsed();
+        self.pid = child.id().context("the server ended at once")?;
+        (self.child, self.address) = (child, address);
+        Ok(took)
     }
 
     pub fn pid(&self) -> u32 {
@@ -88,10 +85,13 @@ impl Server {
 
     /// Resident memory.
     pub fn memory_mib(&self) -> anyhow::Result<u64> {
+        Ok(self.memory_kib()? / 1024)
+    }
+
+    pub fn memory_kib(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
         let line = status.lines().find(|line| line.starts_with("VmRSS")).context("no VmRSS")?;
-        let kib: u64 = line.split_whitespace().nth(1).context("no VmRSS")?.parse()?;
-        Ok(kib / 1024)
+        Ok(line.split_whitespace().nth(1).context("no VmRSS")?.parse()?)
     }
 
     pub async fn stop(mut self) -> anyhow::Result<()> {
@@ -107,12 +107,36 @@ impl Server {
     }
 }
 
+async fn spawn(binary: &Path, postgres: Option<&str>, folder: &Path) -> anyhow::Result<(Child, SocketAddr)> {
+    let ready = folder.join("ready");
+    let log = std::fs::File::create(folder.join("log"))?;
+    let mut command = Command::new(binary);
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"])
+        .args(["--allow-http", "--allow-net", "127.0.0.0/8"])
+        .arg("--data")
+        .arg(folder)
+        .arg("--ready-file")
+        .arg(&ready)
+        .stdin(Stdio::null())
+        .stderr(log)
+        .kill_on_drop(true);
+    if let Some(url) = postgres {
+        command.args(["--store", url]);
+    }
+    let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
+    let text = wait_for(&ready, folder).await?;
+    let address: serde_json::Value = serde_json::from_str(&text)?;
+    let address = address["grpc"].as_str().context("the ready file has no address")?.parse()?;
+    Ok((child, address))
+}
+
 async fn wait_for(path: &Path, folder: &Path) -> anyhow::Result<String> {
     let waiting = async {
         loop {
             match std::fs::read_to_string(path) {
                 Ok(text) if !text.is_empty() => return text,
-                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                _ => tokio::time::sleep(Duration::from_millis(1)).await,
             }
         }
     };

@@ -1,13 +1,16 @@
 //! Many Watch streams of which few have something to see: what an idle one takes, and how soon an event is told.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hawser_client::pb::watch_response::Change;
 use hawser_client::{Client, Key, pb};
 use tokio::task::JoinSet;
+
+use crate::receiver::Receiver;
+use crate::server::Server;
 
 /// What the row puts on.
 #[derive(clap::Args)]
@@ -33,26 +36,25 @@ const BUSY_OWNERS: usize = 20;
 
 type Times = Arc<Mutex<HashMap<String, Instant>>>;
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Watchers {
-    /// `url` is where deliveries go; `memory_kib` reads the server's resident memory.
-    pub async fn run(
-        &self,
-        address: &str,
-        operator_key: &str,
-        url: &str,
-        memory_kib: impl Fn() -> anyhow::Result<u64>,
-    ) -> anyhow::Result<String> {
-        let operator = Client::connect(address, Key::new(operator_key)).await?;
+    /// Memory of a stream that has nothing to see, and how soon those see an event that have.
+    pub async fn run(&self, server: &Server, receiver: &Receiver) -> anyhow::Result<String> {
+        let address = format!("http://{}", server.address());
+        let operator = Client::connect(address.clone(), Key::new(server.operator_key())).await?;
         let mut projects = Vec::new();
         for _ in 0..self.streams.div_ceil(PER_PROJECT) {
-            projects.push(project(&operator, url).await?);
+            projects.push(project(&operator, &receiver.url(0)).await?);
         }
         let (told, seen): (Times, Times) = (Arc::default(), Arc::default());
         let (mut readers, mut opening) = (JoinSet::new(), None);
-        let before = memory_kib()?;
+        let before = server.memory_kib()?;
         for number in 0..self.streams {
             if number % self.per_connection == 0 {
-                opening = Some(Client::connect(address, Key::new("")).await?);
+                opening = Some(Client::connect(address.clone(), Key::new("")).await?);
             }
             let (key, owner) = (&projects[number / PER_PROJECT].0, number % PER_PROJECT);
             let client = opening.as_ref().context("a connection")?.with_key(&Key::new(key.clone()))?;
@@ -66,12 +68,12 @@ impl Watchers {
                         && change.r#type() == pb::DeliveryChangeType::Created
                     {
                         let event = change.delivery.unwrap_or_default().event_id;
-                        told.lock().expect("unpoisoned").insert(event, Instant::now());
+                        lock(&told).insert(event, Instant::now());
                     }
                 }
             });
         }
-        let taken = memory_kib()?.saturating_sub(before);
+        let taken = server.memory_kib()?.saturating_sub(before);
 
         let mut publishing = JoinSet::new();
         let mut pace = tokio::time::interval(Duration::from_secs(1) / self.rate);
@@ -90,8 +92,8 @@ impl Watchers {
                 };
                 let began = Instant::now();
                 let reply = client.events().publish_event(request).await?.into_inner();
-                replies.lock().expect("unpoisoned").push(began.elapsed());
-                seen.lock().expect("unpoisoned").insert(reply.event_id, began);
+                lock(&replies).push(began.elapsed());
+                lock(&seen).insert(reply.event_id, began);
                 Ok::<_, tonic::Status>(())
             });
         }
@@ -99,13 +101,13 @@ impl Watchers {
             done??;
         }
         let deadline = Instant::now() + Duration::from_secs(30);
-        while told.lock().expect("unpoisoned").len() < self.events && Instant::now() < deadline {
+        while lock(&told).len() < self.events && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let (told, began) = (told.lock().expect("unpoisoned"), seen.lock().expect("unpoisoned"));
+        let (told, began) = (lock(&told), lock(&seen));
         let mut delays: Vec<Duration> =
             began.iter().filter_map(|(event, began)| Some(told.get(event)?.duration_since(*began))).collect();
-        let mut replies = replies.lock().expect("unpoisoned").clone();
+        let mut replies = lock(&replies).clone();
         delays.sort_unstable();
         replies.sort_unstable();
         let at = |sorted: &[Duration], part: f64| {

@@ -1,0 +1,110 @@
+//! What the rows put on the server: endpoints, and events with a time in them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use hawser_client::{Client, Key, pb};
+use tokio::task::JoinSet;
+
+use crate::receiver::{self, Receiver};
+use crate::server::Server;
+
+/// The size of every payload.
+const PAYLOAD: usize = 512;
+/// The owner of the endpoints that are measured.
+pub const OWNER: &str = "bench";
+
+/// A project, and a client with a key for everything in it.
+pub async fn project(server: &Server) -> anyhow::Result<Client> {
+    let operator =
+        Client::connect(format!("http://{}", server.address()), Key::new(server.operator_key())).await?;
+    let project = pb::Project { name: "bench".to_owned(), ..pb::Project::default() };
+    let reply =
+        operator.projects().create_project(pb::CreateProjectRequest { project: Some(project) }).await?;
+    let project = reply.into_inner().project.context("no project")?.id;
+    let api_key = pb::ApiKey {
+        project_id: project,
+        name: "bench".to_owned(),
+        scopes: (1..=7).collect(),
+        ..pb::ApiKey::default()
+    };
+    let reply =
+        operator.projects().create_api_key(pb::CreateApiKeyRequest { api_key: Some(api_key) }).await?;
+    Ok(operator.with_key(&Key::new(reply.into_inner().secret))?)
+}
+
+/// An endpoint at this URL; returns its secret.
+pub async fn endpoint(client: &Client, url: String, owner: &str) -> anyhow::Result<String> {
+    let endpoint = pb::Endpoint { url, owner_id: owner.to_owned(), ..pb::Endpoint::default() };
+    let request =
+        pb::CreateEndpointRequest { endpoint: Some(endpoint), ..pb::CreateEndpointRequest::default() };
+    Ok(client.endpoints().create_endpoint(request).await?.into_inner().secret)
+}
+
+/// So many endpoints of the measured owner at the receiver, which then verifies their signatures.
+pub async fn endpoints(client: &Client, receiver: &Receiver, count: u32) -> anyhow::Result<()> {
+    for number in 0..count {
+        let secret = endpoint(client, receiver.url(number), OWNER).await?;
+        receiver.expect(number, &secret)?;
+    }
+    Ok(())
+}
+
+/// 512 bytes of JSON that begin with the time of sending.
+fn payload() -> Vec<u8> {
+    let mut text = format!("{{\"sent_us\":{},\"fill\":\"", receiver::now_us());
+    while text.len() < PAYLOAD - 2 {
+        text.push('x');
+    }
+    text.push_str("\"}");
+    text.into_bytes()
+}
+
+/// Publishes one event to all endpoints of an owner.
+pub async fn publish(client: &Client, owner: &str) -> anyhow::Result<()> {
+    let request = pb::PublishEventRequest {
+        event_type: "bench.event".to_owned(),
+        target: Some(pb::publish_event_request::Target::OwnerId(owner.to_owned())),
+        payload: payload().into(),
+        ..pb::PublishEventRequest::default()
+    };
+    client.events().publish_event(request).await?;
+    Ok(())
+}
+
+/// Publishes so many events with so many publishers, each waiting for its answer.
+pub async fn publish_all(client: &Client, owner: &str, events: u32, publishers: u32) -> anyhow::Result<()> {
+    let left = Arc::new(AtomicU32::new(events));
+    let mut tasks = JoinSet::new();
+    for _ in 0..publishers {
+        let (client, left, owner) = (client.clone(), left.clone(), owner.to_owned());
+        tasks.spawn(async move {
+            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+            {
+                publish(&client, &owner).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// Open loop: each event is sent at its time, however long the ones before take.
+pub async fn publish_at(client: &Client, owner: &str, rate: u32, seconds: u32) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval(Duration::from_secs(1) / rate);
+    let mut tasks = JoinSet::new();
+    for _ in 0..rate * seconds {
+        tick.tick().await;
+        let (client, owner) = (client.clone(), owner.to_owned());
+        tasks.spawn(async move { publish(&client, &owner).await });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
