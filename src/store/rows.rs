@@ -35,8 +35,9 @@ impl Kind {
 }
 
 /// SQLite takes 32,766 parameters in a statement. Chunks come in few sizes, so that their texts stay in the
-/// connection's statement cache.
-const SQLITE_CHUNKS: [usize; 5] = [256, 64, 16, 4, 1];
+/// connection's statement cache; one that is not full ends with rows of NULLs, which `v` leaves out. So up to
+/// 256 rows are one statement: each costs a hand-over to the driver's thread and back.
+const SQLITE_CHUNKS: [usize; 5] = [1, 4, 16, 64, 256];
 
 /// Rows for one statement.
 pub struct Rows<const N: usize> {
@@ -108,16 +109,20 @@ impl<const N: usize> Rows<N> {
 
     fn values_lists(self, backend: DbBackend, sql: &str) -> Vec<Statement> {
         let names = self.names();
+        let first = self.columns[0].0;
         let row = format!("({})", ["?"; N].join(","));
         let mut rows = self.rows.into_iter();
         let mut statements = Vec::new();
-        for size in SQLITE_CHUNKS {
-            while rows.len() >= size {
-                let list = vec![row.as_str(); size].join(",");
-                let text = format!("WITH v({names}) AS (VALUES {list}) {sql}");
-                let values = rows.by_ref().take(size).flatten();
-                statements.push(Statement::from_sql_and_values(backend, text, values));
-            }
+        while rows.len() > 0 {
+            let wanted = rows.len().min(SQLITE_CHUNKS[SQLITE_CHUNKS.len() - 1]);
+            let size = SQLITE_CHUNKS.into_iter().find(|size| *size >= wanted).unwrap_or(wanted);
+            let list = vec![row.as_str(); size].join(",");
+            let text = format!(
+                "WITH w({names}) AS (VALUES {list}), v AS (SELECT * FROM w WHERE {first} IS NOT NULL) {sql}"
+            );
+            let padding = std::iter::repeat_n(Value::Int(None), (size - wanted) * N);
+            let values = rows.by_ref().take(wanted).flatten().chain(padding);
+            statements.push(Statement::from_sql_and_values(backend, text, values));
         }
         statements
     }
