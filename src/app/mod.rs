@@ -60,7 +60,8 @@ impl App {
         let dispatcher = Dispatcher::new(config.dispatch)?;
         let engine = Engine::start(store.clone(), dispatcher, config.engine, metrics.clone()).await?;
         let (ingest, wake) = (engine.ingest.clone(), engine.wake.clone());
-        let services = Services::new(store.clone(), ingest, wake, config.rules, config.watch);
+        let services =
+            Services::new(store.clone(), ingest, wake, config.rules, config.watch, metrics.clone());
         let given = config.operator_key.as_ref().map(|key| key.0.as_str());
         let made = services.ensure_operator_key(given).await?;
 

@@ -8,6 +8,7 @@ mod calls;
 mod connections;
 mod database;
 mod engine;
+mod feed;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ pub use calls::{CallMetrics, Method, Open};
 pub use connections::ConnectionMetrics;
 pub use database::DatabaseMetrics;
 pub use engine::EngineMetrics;
+pub use feed::FeedMetrics;
 
 /// All measures of one server.
 pub struct Metrics {
@@ -27,6 +29,7 @@ pub struct Metrics {
     pub calls: CallMetrics,
     pub connections: ConnectionMetrics,
     pub engine: EngineMetrics,
+    pub feed: FeedMetrics,
     pub database: DatabaseMetrics,
 }
 
@@ -43,6 +46,7 @@ impl Metrics {
             calls: CallMetrics::new(&mut registry),
             connections: ConnectionMetrics::new(&mut registry),
             engine: EngineMetrics::new(&mut registry),
+            feed: FeedMetrics::new(&mut registry),
             database: DatabaseMetrics::new(&mut registry),
             registry,
         })

@@ -24,6 +24,7 @@ use crate::domain::error::{Error, Result};
 use crate::domain::id::ProjectId;
 use crate::domain::url_rules::UrlRules;
 use crate::engine::{IngestHandle, Wake};
+use crate::metrics::Metrics;
 use crate::store::{Store, Tx};
 use keys::KeyCache;
 use watch::Feed;
@@ -46,8 +47,9 @@ impl Services {
         wake: Wake,
         rules: UrlRules,
         watch: WatchSettings,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        let feed = Feed::new(store.clone(), watch);
+        let feed = Feed::new(store.clone(), watch, metrics);
         Self { store, ingest, wake, rules: Arc::new(rules), keys: Arc::default(), feed }
     }
 

@@ -17,6 +17,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Attempt;
 use crate::domain::error::{Error, Result};
 use crate::domain::id::{AttemptId, KeyId, ProjectId};
+use crate::metrics::{FeedMetrics, Metrics};
 use crate::store::Store;
 
 /// Records read at once, and the encoded bytes they may have.
@@ -40,10 +41,11 @@ pub struct Feed {
     store_reads: Semaphore,
     numbers: AtomicU64,
     started: Instant,
+    metrics: Arc<Metrics>,
 }
 
 impl Feed {
-    pub fn new(store: Store, settings: WatchSettings) -> Arc<Self> {
+    pub fn new(store: Store, settings: WatchSettings, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             store,
             store_reads: Semaphore::new(settings.store_reads.max(1)),
@@ -52,7 +54,12 @@ impl Feed {
             first_stream: Notify::new(),
             numbers: AtomicU64::new(0),
             started: Instant::now(),
+            metrics,
         })
+    }
+
+    pub fn metrics(&self) -> &FeedMetrics {
+        &self.metrics.feed
     }
 
     pub fn log(&self) -> MutexGuard<'_, Log> {
@@ -136,8 +143,10 @@ impl Feed {
         };
         let wanted = self.projects_that_want_attempts();
         let mut attempts = self.attempts(&page.records, |change| wanted.contains(&change.project())).await?;
+        let now = Timestamp::now();
         let mut log = self.log();
         for record in page.records {
+            self.metrics().read(record.position, now.since(record.committed_at));
             let ids: Vec<AttemptId> = attempt_ids(&record.changes).collect();
             let own = ids.iter().filter_map(|id| attempts.remove_entry(id)).collect();
             log.push(Entry::new(record, own));
@@ -179,6 +188,7 @@ impl Feed {
             for project in log.projects.values() {
                 for stream in project.streams.values() {
                     if stream.behind_for(now, project.woken_at) > limit && stream.finish(End::TooSlow) {
+                        self.metrics().cut("slow");
                         tracing::debug!("a Watch stream is ended because its client takes nothing");
                     }
                 }
@@ -210,8 +220,10 @@ impl Feed {
                 let mut ended = false;
                 for stream in project.streams.values() {
                     // A key that came while the query ran is checked by the next round.
-                    if keys.contains(&stream.key) && !valid.contains(&stream.key) {
-                        ended |= stream.finish(End::Key);
+                    let revoked = keys.contains(&stream.key) && !valid.contains(&stream.key);
+                    if revoked && stream.finish(End::Key) {
+                        self.metrics().cut("key");
+                        ended = true;
                     }
                 }
                 if ended {

@@ -171,6 +171,7 @@ impl Watcher {
     /// Reads what follows from the store; says whether anything does.
     async fn catch_up(&mut self) -> Result<bool> {
         let cursor = self.place.cursor;
+        self.seat.feed.metrics().catch_ups.inc();
         let reading = self.seat.read(async move |store| {
             Ok(match store.changes(cursor, CATCH_UP, CATCH_UP_BYTES).await? {
                 Some(page) => Ok(page.records),

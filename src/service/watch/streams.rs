@@ -131,6 +131,7 @@ impl Feed {
         streams.insert(number, stream.clone());
         let wake = log.project(project).wake.subscribe();
         log.streams += 1;
+        self.metrics().streams.inc();
         if log.streams == 1 {
             self.first_stream.notify_one();
         }
@@ -167,6 +168,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut log = self.feed.log();
         log.streams -= 1;
+        self.feed.metrics().streams.dec();
         let project = log.project(self.project);
         project.streams.remove(&self.number);
         if project.streams.is_empty() {
