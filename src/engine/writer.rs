@@ -396,7 +396,7 @@ impl Writer {
     /// The last try. What still fails stays claimed until the lease ends, and is then attempted again.
     async fn write_or_leave(&mut self, batch: Batch) {
         let lease = self.shared.keeper.lease();
-        if let Err(error) = self.write(lease, &batch).await {
+        if let Err(error) = self.store.in_time(TURN_LONGEST, self.write(lease, &batch)).await {
             tracing::error!(
                 error = chain(&error),
                 outcomes = batch.outcomes(),
