@@ -14,6 +14,7 @@ mod m0003_deliveries;
 mod m0004_feed;
 mod m0010_lease_fence;
 mod m0011_revisions;
+mod m0012_failing;
 
 use sea_orm_migration::prelude::*;
 
@@ -32,6 +33,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_feed::Migration),
             Box::new(m0010_lease_fence::Migration),
             Box::new(m0011_revisions::Migration),
+            Box::new(m0012_failing::Migration),
         ]
     }
 }

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use super::{ADMIN_PORT, AdminListen, LogFormat, Options, PORT};
+use crate::domain::breaker::BreakerPolicy;
 use crate::engine::LaneLimits;
 
 pub const DRAIN: u64 = 25;
@@ -47,6 +48,8 @@ impl Options {
             changes_retention: Some(CHANGES_RETENTION),
             allow_http: Some(false),
             slots: Some(LaneLimits::default().slots),
+            breaker_failures: Some(BreakerPolicy::default().failures),
+            breaker_pause: Some(BreakerPolicy::default().pause.as_secs()),
             drain: Some(DRAIN),
             lease: Some(LEASE),
             node: Some(self.node_name()),

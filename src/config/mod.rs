@@ -23,6 +23,7 @@ pub use show::{Source, show};
 
 use crate::dispatch::DispatchSettings;
 use crate::domain::address::{AddressPolicy, Cidr};
+use crate::domain::breaker::BreakerPolicy;
 use crate::domain::url_rules::UrlRules;
 use crate::engine::{EngineSettings, LaneLimits};
 use crate::grpc::{CallLimits, ConnectionLimits, GrpcSettings, GrpcTls};
@@ -132,6 +133,7 @@ impl Config {
             engine: EngineSettings {
                 lanes,
                 rules: rules.clone(),
+                breaker: options.breaker()?,
                 node: options.node_name(),
                 lease,
                 changes_retention: Duration::from_secs(changes_retention),
@@ -183,6 +185,16 @@ impl Options {
             let host = host.trim();
             format!("{}-{}", if host.is_empty() { "hawser" } else { host }, std::process::id())
         })
+    }
+
+    fn breaker(&self) -> anyhow::Result<BreakerPolicy> {
+        let default = BreakerPolicy::default();
+        let failures = self.breaker_failures.unwrap_or(default.failures);
+        let pause = self.breaker_pause.unwrap_or(default.pause.as_secs());
+        if failures == 0 || !(1..=3600).contains(&pause) {
+            bail!("breaker-failures must be 1 or more, and breaker-pause 1 to 3,600 s");
+        }
+        Ok(BreakerPolicy { failures, pause: Duration::from_secs(pause) })
     }
 
     fn grpc(&self) -> anyhow::Result<GrpcSettings> {

@@ -128,6 +128,14 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", env = "HAWSER_WATCH_LAG_MAX")]
     pub watch_lag_max: Option<u64>,
 
+    /// Failed attempts in a row after which sending to an endpoint rests [default: 5]
+    #[arg(long, value_name = "NUMBER", env = "HAWSER_BREAKER_FAILURES")]
+    pub breaker_failures: Option<u32>,
+
+    /// Seconds of the first rest; each failed probe doubles it, up to 20 times this [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "HAWSER_BREAKER_PAUSE")]
+    pub breaker_pause: Option<u64>,
+
     /// Seconds for attempts in flight to end when the server stops [default: 25]
     #[arg(long, value_name = "SECONDS", env = "HAWSER_DRAIN")]
     pub drain: Option<u64>,
@@ -241,6 +249,8 @@ impl Options {
             changes_retention: self.changes_retention.or(file.changes_retention),
             watch_streams: self.watch_streams.or(file.watch_streams),
             watch_lag_max: self.watch_lag_max.or(file.watch_lag_max),
+            breaker_failures: self.breaker_failures.or(file.breaker_failures),
+            breaker_pause: self.breaker_pause.or(file.breaker_pause),
             drain: self.drain.or(file.drain),
             node: self.node.or(file.node),
             lease: self.lease.or(file.lease),

@@ -111,10 +111,28 @@ pub struct AttemptOutcome {
     pub retry_after: Option<Duration>,
 }
 
+const GONE: u16 = 410;
+
 impl AttemptOutcome {
     /// Only 2xx is success. An answer cut short after its 2xx head is one: the receiver has accepted.
     pub const fn is_success(&self) -> bool {
         self.error.is_none()
+    }
+
+    /// Whether the receiver answered 410: it will never want anything again.
+    pub fn is_gone(&self) -> bool {
+        self.status == Some(GONE)
+    }
+
+    /// Whether it says something about the endpoint: all but what was called off does.
+    pub const fn counts(&self) -> bool {
+        !matches!(self.error, Some((ErrorClass::Cancelled, _)))
+    }
+
+    /// Whether the connection was lost that an earlier attempt had left open, before an answer: most likely the
+    /// receiver had closed it already.
+    pub fn is_stale_connection(&self) -> bool {
+        matches!(self.error, Some((ErrorClass::Reset, _))) && self.timings.reused && self.status.is_none()
     }
 
     /// An attempt that failed before anything was sent.

@@ -18,6 +18,10 @@ pub enum EndpointChangeKind {
     Deleted,
     Paused,
     Resumed,
+    /// By hand, whatever had switched it off.
+    Activated,
+    /// It failed too often, or the receiver answered 410.
+    Disabled,
 }
 
 /// What happened to a delivery.

@@ -38,3 +38,39 @@ impl Timestamp {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 }
+
+/// A duration as people say it, in its two largest units: `1 h 5 min`, `12 s`, `40 ms`.
+pub fn spoken(duration: Duration) -> String {
+    let secs = duration.as_secs();
+    let units = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
+    let Some(at) = units.iter().position(|(size, _)| secs >= *size) else {
+        return format!("{} ms", duration.as_millis());
+    };
+    let (size, unit) = units[at];
+    let mut text = format!("{} {unit}", secs / size);
+    if let Some((smaller, unit)) = units.get(at + 1)
+        && secs % size / smaller > 0
+    {
+        text.push_str(&format!(" {} {unit}", secs % size / smaller));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_said_in_two_units() {
+        for (millis, said) in [
+            (0, "0 ms"),
+            (40, "40 ms"),
+            (12_345, "12 s"),
+            (3_600_000, "1 h"),
+            (3_960_000, "1 h 6 min"),
+            (90_061_000, "1 d 1 h"),
+        ] {
+            assert_eq!(spoken(Duration::from_millis(millis)), said);
+        }
+    }
+}

@@ -114,9 +114,6 @@ pub enum Verdict {
     Failed,
 }
 
-/// 410 Gone ends a delivery at once: the receiver says that it will never want it.
-const GONE: u16 = 410;
-
 /// Decides after `made` attempts of this budget, the one that ended included. `random` is uniform in [0, 1).
 pub fn judge(
     outcome: &AttemptOutcome,
@@ -127,7 +124,8 @@ pub fn judge(
     if outcome.is_success() {
         return Verdict::Success;
     }
-    if outcome.status == Some(GONE) {
+    // 410 Gone ends a delivery at once.
+    if outcome.is_gone() {
         return Verdict::Failed;
     }
     match policy.wait_after(made, random, outcome.retry_after) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::attempt::ErrorClass;
 use super::clock::Timestamp;
+use super::disable::DisablePolicy;
 use super::error::{Error, ErrorKind, Result};
 use super::id::{EndpointId, ProjectId};
 use super::retry::RetryPolicy;
@@ -16,6 +17,8 @@ pub enum EndpointStatus {
     Active = 1,
     /// Switched off by hand; queued work is held.
     Paused = 2,
+    /// Switched off because it failed too often; queued work becomes DISCARDED.
+    Inactive = 3,
 }
 
 impl EndpointStatus {
@@ -27,6 +30,7 @@ impl EndpointStatus {
         match code {
             1 => Some(Self::Active),
             2 => Some(Self::Paused),
+            3 => Some(Self::Inactive),
             _ => None,
         }
     }
@@ -35,6 +39,7 @@ impl EndpointStatus {
         match self {
             Self::Active => "ACTIVE",
             Self::Paused => "PAUSED",
+            Self::Inactive => "INACTIVE",
         }
     }
 
@@ -43,16 +48,30 @@ impl EndpointStatus {
         match self {
             Self::Active => Ok(Some(Self::Paused)),
             Self::Paused => Ok(None),
+            Self::Inactive => Err(inactive("it is INACTIVE: nothing is sent to it anyway")),
         }
     }
 
-    /// Switch on again by hand.
+    /// Switch on again what was switched off by hand.
     pub fn resume(self) -> Result<Option<Self>> {
         match self {
             Self::Paused => Ok(Some(Self::Active)),
             Self::Active => Ok(None),
+            Self::Inactive => Err(inactive("it is INACTIVE, not paused; activate it")),
         }
     }
+
+    /// Switch on by hand, whatever switched it off.
+    pub fn activate(self) -> Result<Option<Self>> {
+        match self {
+            Self::Paused | Self::Inactive => Ok(Some(Self::Active)),
+            Self::Active => Ok(None),
+        }
+    }
+}
+
+fn inactive(message: &str) -> Error {
+    Error::new(ErrorKind::FailedPrecondition, "ENDPOINT_INACTIVE", message)
 }
 
 /// A header that the customer wants on every delivery.
@@ -87,6 +106,18 @@ pub struct LastResponse {
     pub error: Option<ErrorClass>,
 }
 
+/// The circuit breaker as people see it. It is no state of the endpoint, which stays ACTIVE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Circuit {
+    /// Attempts are made.
+    #[default]
+    Closed,
+    /// Sending rests; from that time on one attempt probes.
+    Open(Timestamp),
+    /// One attempt is probing.
+    HalfOpen,
+}
+
 /// What clients may set of an endpoint. The etag is over these and nothing else.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct EndpointSettings {
@@ -101,7 +132,12 @@ pub struct EndpointSettings {
     pub http_timeout: Duration,
     /// None: the project's policy.
     pub retry_policy: Option<RetryPolicy>,
+    /// None: the project's policy.
+    pub disable_policy: Option<DisablePolicy>,
     pub headers: Vec<CustomHeader>,
+    /// Attempts in flight at once on one node; 0: the cap follows the endpoint.
+    #[serde(default)]
+    pub max_in_flight: u16,
 }
 
 /// A registered endpoint.
@@ -120,6 +156,8 @@ pub struct Endpoint {
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub consecutive_failures: u32,
+    #[serde(default)]
+    pub circuit: Circuit,
     pub last_response: Option<LastResponse>,
 }
 
@@ -147,4 +185,25 @@ pub struct EndpointFilter {
     pub owner: Option<String>,
     pub status: Option<EndpointStatus>,
     pub uid: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use EndpointStatus::{Active, Inactive, Paused};
+
+    #[test]
+    fn only_the_listed_transitions_exist() {
+        let reason = |step: Result<Option<EndpointStatus>>| step.map_err(|error| error.reason);
+        for (from, pause, resume, activate) in [
+            (Active, Ok(Some(Paused)), Ok(None), Ok(None)),
+            (Paused, Ok(None), Ok(Some(Active)), Ok(Some(Active))),
+            (Inactive, Err("ENDPOINT_INACTIVE"), Err("ENDPOINT_INACTIVE"), Ok(Some(Active))),
+        ] {
+            assert_eq!(reason(from.pause()), pause, "pause of {from:?}");
+            assert_eq!(reason(from.resume()), resume, "resume of {from:?}");
+            assert_eq!(reason(from.activate()), activate, "activate of {from:?}");
+            assert_eq!(EndpointStatus::from_code(from.code()), Some(from));
+        }
+    }
 }

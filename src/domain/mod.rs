@@ -7,9 +7,11 @@
 
 pub mod address;
 pub mod attempt;
+pub mod breaker;
 pub mod change;
 pub mod clock;
 pub mod delivery;
+pub mod disable;
 pub mod endpoint;
 pub mod error;
 pub mod event;

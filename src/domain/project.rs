@@ -1,8 +1,11 @@
 //! Projects (tenants) and API keys.
 
 use super::clock::Timestamp;
+use super::disable::DisablePolicy;
+use super::error::{Error, ErrorKind, Result};
 use super::id::{KeyId, ProjectId};
 use super::principal::Scopes;
+use super::retry::RetryPolicy;
 
 /// What becomes of events for an endpoint while it is paused. Stored numbers; never reuse one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,15 +29,50 @@ impl PausedPolicy {
             _ => None,
         }
     }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Discard => "DISCARD",
+            Self::Hold => "HOLD",
+        }
+    }
 }
 
 /// A tenant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Project {
     pub id: ProjectId,
+    pub settings: ProjectSettings,
+    /// Counts changes of `settings`; the etag is made of it.
+    pub version: i64,
+    pub created_at: Timestamp,
+}
+
+/// What clients may set of a project.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProjectSettings {
     pub name: String,
     pub paused_policy: PausedPolicy,
-    pub created_at: Timestamp,
+    /// For endpoints without their own; none: the default.
+    pub retry_policy: Option<RetryPolicy>,
+    /// For endpoints without their own; none: the default.
+    pub disable_policy: Option<DisablePolicy>,
+}
+
+impl Project {
+    /// Opaque to clients (AIP-154).
+    pub fn etag(&self) -> String {
+        format!("{:x}-{:x}", self.version, self.created_at.as_millis())
+    }
+
+    /// Refuses a change that was based on another version. An empty etag asks for no check.
+    pub fn check_etag(&self, etag: &str) -> Result<()> {
+        if etag.is_empty() || etag == self.etag() {
+            return Ok(());
+        }
+        let message = "the project was changed since that etag was read; read it again";
+        Err(Error::new(ErrorKind::Aborted, "ETAG_MISMATCH", message).about("project", self.id))
+    }
 }
 
 /// An API key without its secret.

@@ -15,6 +15,10 @@ pub struct RetryPolicy {
 pub enum RetryStrategy {
     /// `base × factorⁿ` after attempt n+1, at most `cap`, then moved by up to `jitter` either way.
     Exponential { base: Duration, factor: f64, cap: Duration, jitter: f64 },
+    /// The same wait every time.
+    Linear { wait: Duration },
+    /// These waits, one after the other; the attempt after the last is the last.
+    Schedule { waits: Vec<Duration> },
 }
 
 impl Default for RetryPolicy {
@@ -51,6 +55,8 @@ impl RetryPolicy {
                 let moved = wait * (1.0 + jitter * (2.0 * random - 1.0));
                 Duration::try_from_secs_f64(moved).unwrap_or(*cap)
             }
+            RetryStrategy::Linear { wait } => *wait,
+            RetryStrategy::Schedule { waits } => *waits.get(usize::from(made.saturating_sub(1)))?,
         };
         Some(planned.max(retry_after.unwrap_or_default().min(RETRY_AFTER_MAX)))
     }
@@ -82,7 +88,48 @@ mod tests {
         assert_eq!(wait(999_999_999), Some(RETRY_AFTER_MAX));
     }
 
+    fn policy(strategy: RetryStrategy, max_attempts: u16) -> RetryPolicy {
+        RetryPolicy { strategy, max_attempts }
+    }
+
+    #[test]
+    fn a_schedule_ends_with_its_last_wait_or_before() {
+        let waits = [1, 5, 2].map(Duration::from_secs).to_vec();
+        let all = policy(RetryStrategy::Schedule { waits: waits.clone() }, 100);
+        let told: Vec<_> = (1..100).map_while(|made| all.wait_after(made, 0.5, None)).collect();
+        assert_eq!(told, waits, "three waits are four attempts");
+        let cut = policy(RetryStrategy::Schedule { waits }, 2);
+        assert_eq!(
+            (cut.wait_after(1, 0.5, None), cut.wait_after(2, 0.5, None)),
+            (Some(Duration::from_secs(1)), None)
+        );
+        let asked = all.wait_after(3, 0.5, Some(Duration::from_secs(9)));
+        assert_eq!(asked, Some(Duration::from_secs(9)), "Retry-After lengthens here too");
+        assert_eq!(all.wait_after(4, 0.5, Some(Duration::from_secs(9))), None, "and adds no attempt");
+    }
+
     proptest! {
+        #[test]
+        fn linear_waits_are_the_same_and_as_many_as_allowed(
+            millis in 1u64..86_400_000, most in 1u16..=100, random in 0.0f64..1.0,
+        ) {
+            let wait = Duration::from_millis(millis);
+            let linear = policy(RetryStrategy::Linear { wait }, most);
+            let waits: Vec<_> = (1..200).map_while(|made| linear.wait_after(made, random, None)).collect();
+            prop_assert_eq!(waits, vec![wait; usize::from(most) - 1]);
+        }
+
+        #[test]
+        fn schedules_are_followed_and_cut(
+            millis in proptest::collection::vec(1u64..86_400_000, 1..99), most in 1u16..=100, random in 0.0f64..1.0,
+        ) {
+            let waits: Vec<_> = millis.into_iter().map(Duration::from_millis).collect();
+            let schedule = policy(RetryStrategy::Schedule { waits: waits.clone() }, most);
+            let told: Vec<_> = (1..200).map_while(|made| schedule.wait_after(made, random, None)).collect();
+            let allowed = waits.len().min(usize::from(most) - 1);
+            prop_assert_eq!(&told[..], &waits[..allowed]);
+        }
+
         #[test]
         fn waits_stay_within_jitter_of_the_cap(made in 1u16..12, random in 0.0f64..1.0) {
             let wait = RetryPolicy::default().wait_after(made, random, None).expect("budget left");

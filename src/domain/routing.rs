@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::disable::DisablePolicy;
 use super::endpoint::{CustomHeader, EndpointStatus};
 use super::error::{Error, Result};
 use super::event::Target;
@@ -25,11 +26,16 @@ pub struct EndpointRoute {
     pub status: EndpointStatus,
     /// None where the stored URL breaks today's rules: its attempts fail as BLOCKED_ADDRESS.
     pub url: Option<EndpointUrl>,
+    /// The URL's; empty where there is none.
+    pub host: Arc<str>,
     pub timeout: Duration,
     pub headers: Vec<CustomHeader>,
     /// Newest first.
     pub secrets: Vec<LiveSecret>,
     pub retry: RetryPolicy,
+    pub disable: DisablePolicy,
+    /// Attempts in flight at once on one node; 0: the cap follows the endpoint.
+    pub max_in_flight: u16,
     /// Of all its enabled subscriptions.
     pub patterns: Vec<EventTypePattern>,
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::writer::{ClaimCall, chain};
 use super::{Shared, worker};
-use crate::store::{ClaimRequest, Claimed};
+use crate::store::ClaimRequest;
 
 /// The slow round.
 const ROUND: Duration = Duration::from_millis(500);
@@ -56,7 +56,7 @@ async fn claim(shared: &Arc<Shared>, calls: &mpsc::Sender<ClaimCall>) -> bool {
     if calls.send(ClaimCall { request, reply }).await.is_err() {
         return false;
     }
-    let Claimed { deliveries: claimed, versions } = match answer.await {
+    let claimed = match answer.await {
         Ok(Ok(claimed)) => claimed,
         Ok(Err(error)) => {
             tracing::warn!(error = chain(&error), "claiming due work failed");
@@ -64,7 +64,7 @@ async fn claim(shared: &Arc<Shared>, calls: &mpsc::Sender<ClaimCall>) -> bool {
         }
         Err(_) => return false,
     };
-    let found = claimed.len();
+    let found = claimed.deliveries.len();
     shared.metrics.engine.claims.inc();
     shared.metrics.engine.claimed.inc_by(found as u64);
     // An endpoint with work in the table of which nothing was found, though its lane was open and the claim
@@ -72,21 +72,13 @@ async fn claim(shared: &Arc<Shared>, calls: &mpsc::Sender<ClaimCall>) -> bool {
     if found < limit as usize {
         for (endpoint, spill) in spilled {
             let open = full.binary_search(&endpoint).is_err();
-            if open && !claimed.iter().any(|job| job.endpoint == endpoint) {
+            if open && !claimed.deliveries.iter().any(|job| job.endpoint == endpoint) {
                 shared.lanes.clear_spill(endpoint, spill);
             }
         }
     }
     shared.lanes.set_more_due(found > 0 || !full.is_empty());
-    // No attempt goes by older routes than the claim saw. Where they cannot be read now, the workers do not
-    // start before they were confirmed.
-    for (project, version) in versions {
-        if let Err(error) = shared.routing.at_least(project, version).await {
-            tracing::warn!(error = chain(&error), "routes could not be read");
-            shared.versions.doubt();
-        }
-    }
-    shared.lanes.push(claimed);
+    shared.take_in(claimed).await;
     worker::pump(shared);
     found > 0
 }

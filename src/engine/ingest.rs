@@ -18,7 +18,7 @@ use crate::domain::project::PausedPolicy;
 use crate::domain::routing::{EndpointRoute, ProjectRoutes};
 use crate::metrics::Metrics;
 use crate::store::{
-    ClaimedDelivery, FIRST_TOKEN, Footing, KeyVerdict, NewDelivery, NewEvent, StoreError, Tx,
+    ClaimedDelivery, FIRST_TOKEN, Footing, Hold, KeyVerdict, NewDelivery, NewEvent, StoreError, Tx,
 };
 
 /// An event on its way in, and who waits for it.
@@ -134,7 +134,9 @@ pub async fn write(
         events.push(NewEvent { event: plan.event, deliveries });
         verdicts[plan.index] = Some(Verdict::Accepted(receipt, jobs));
     }
-    tx.insert_events(lease, &events).await?;
+    for closed in tx.insert_events(lease, &events).await? {
+        shared.breakers.close(closed);
+    }
     let unplanned = || Verdict::Answer(Err(Error::unavailable("the event was not written; try again")));
     Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(unplanned)).collect())
 }
@@ -235,19 +237,22 @@ fn deliver(
             owner: route.owner.clone(),
             status: DeliveryStatus::Scheduled,
             claimed: false,
-            parked: false,
+            hold: Hold::No,
         };
         match (route.status, plan.routes.paused_policy) {
+            (EndpointStatus::Active, _) if shared.breakers.is_open(route.id) => delivery.hold = Hold::Breaker,
             (EndpointStatus::Active, _) => {
                 if let Some(lease) = lease
-                    && let Some(reservation) = shared.lanes.reserve(route.id)
+                    && let Some(reservation) = shared.lanes.reserve(route.id, route.max_in_flight)
                 {
                     delivery.claimed = true;
                     jobs.push((reservation, job(&delivery, lease, plan.event)));
                 }
             }
-            (EndpointStatus::Paused, PausedPolicy::Hold) => delivery.parked = true,
-            (EndpointStatus::Paused, PausedPolicy::Discard) => delivery.status = DeliveryStatus::Discarded,
+            (EndpointStatus::Paused, PausedPolicy::Hold) => delivery.hold = Hold::Paused,
+            (EndpointStatus::Paused, PausedPolicy::Discard) | (EndpointStatus::Inactive, _) => {
+                delivery.status = DeliveryStatus::Discarded;
+            }
         }
         deliveries.push(delivery);
     }
@@ -262,6 +267,7 @@ fn job(delivery: &NewDelivery, lease: LeaseId, event: &Event) -> ClaimedDelivery
         attempts: 0,
         budget_start: 0,
         created_at: event.created_at,
+        probe: false,
         message: event.message.clone(),
     }
 }

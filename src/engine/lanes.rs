@@ -60,6 +60,8 @@ struct Lane {
     reserved: usize,
     in_flight: usize,
     cap: usize,
+    /// The endpoint's own cap; 0 where it follows the endpoint.
+    fixed: u16,
     /// Successes in a row since the cap last changed.
     successes: usize,
     is_ready: bool,
@@ -77,11 +79,22 @@ impl Lane {
             reserved: 0,
             in_flight: 0,
             cap,
+            fixed: 0,
             successes: 0,
             is_ready: false,
             spilled: None,
             spills: 0,
         }
+    }
+
+    /// Takes over the endpoint's own cap, if it has one.
+    fn fix(&mut self, fixed: u16, limits: LaneLimits) {
+        if fixed > 0 {
+            self.cap = usize::from(fixed).min(limits.cap_max);
+        } else if self.fixed > 0 {
+            self.cap = limits.cap_start;
+        }
+        self.fixed = fixed;
     }
 
     fn waiting(&self) -> usize {
@@ -162,9 +175,13 @@ impl Drop for Reservation {
 impl State {
     fn push(&mut self, job: ClaimedDelivery, limits: LaneLimits) {
         let endpoint = job.endpoint;
-        self.lanes.entry(endpoint).or_insert_with(|| Lane::new(limits.cap_start)).push(job);
+        self.lane(endpoint, limits).push(job);
         self.waiting += 1;
         self.offer(endpoint);
+    }
+
+    fn lane(&mut self, endpoint: EndpointId, limits: LaneLimits) -> &mut Lane {
+        self.lanes.entry(endpoint).or_insert_with(|| Lane::new(limits.cap_start))
     }
 
     /// Puts a lane in the ring if it has work and room.
@@ -187,13 +204,13 @@ impl Lanes {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a place for a new delivery, unless the lane is full or older work of the endpoint lies in the
+    /// Keeps a place for a new delivery to an endpoint with this cap of its own (0: none), unless the lane is full or older work of the endpoint lies in the
     /// table; then the delivery must lie there too.
-    pub fn reserve(self: &Arc<Self>, endpoint: EndpointId) -> Option<Reservation> {
+    pub fn reserve(self: &Arc<Self>, endpoint: EndpointId, fixed: u16) -> Option<Reservation> {
         let mut state = self.lock();
         let closed = state.closed || state.waiting >= self.limits.waiting;
-        let cap = self.limits.cap_start;
-        let lane = state.lanes.entry(endpoint).or_insert_with(|| Lane::new(cap));
+        let lane = state.lane(endpoint, self.limits);
+        lane.fix(fixed, self.limits);
         if closed || lane.spilled.is_some() || lane.is_full() {
             lane.spill();
             return None;
@@ -204,10 +221,12 @@ impl Lanes {
         Some(Reservation { lanes: self.clone(), endpoint, filled: false })
     }
 
-    /// Takes claimed deliveries in.
-    pub fn push(&self, claimed: Vec<ClaimedDelivery>) {
+    /// Takes claimed deliveries in. `fixed` says which cap of its own an endpoint has.
+    pub fn push(&self, claimed: Vec<ClaimedDelivery>, fixed: impl Fn(&ClaimedDelivery) -> u16) {
         let mut state = self.lock();
         for job in claimed {
+            let fixed = fixed(&job);
+            state.lane(job.endpoint, self.limits).fix(fixed, self.limits);
             state.push(job, self.limits);
         }
     }
@@ -243,7 +262,7 @@ impl Lanes {
             if let Some(outcome) = outcome {
                 adapt(lane, outcome, limits);
             }
-            if lane.is_idle() && lane.cap == limits.cap_start {
+            if lane.is_idle() && (lane.cap == limits.cap_start || lane.fixed > 0) {
                 state.lanes.remove(&endpoint);
             }
         }
@@ -316,6 +335,17 @@ impl Lanes {
     }
 }
 
+impl Lanes {
+    /// Gives back what waits for this endpoint, because nothing more is to be sent to it now.
+    pub fn take(&self, endpoint: EndpointId) -> Vec<ClaimedDelivery> {
+        let mut state = self.lock();
+        let Some(lane) = state.lanes.get_mut(&endpoint) else { return Vec::new() };
+        let waiting: Vec<_> = lane.fresh.drain(..).chain(lane.retries.drain(..)).collect();
+        state.waiting -= waiting.len();
+        waiting
+    }
+}
+
 impl State {
     fn drain(&mut self) -> Vec<ClaimedDelivery> {
         let mut waiting = Vec::new();
@@ -329,6 +359,9 @@ impl State {
 }
 
 fn adapt(lane: &mut Lane, outcome: &AttemptOutcome, limits: LaneLimits) {
+    if lane.fixed > 0 {
+        return;
+    }
     let strained =
         matches!(outcome.error, Some((ErrorClass::Timeout | ErrorClass::Reset | ErrorClass::Connect, _)));
     if strained {
@@ -344,107 +377,4 @@ fn adapt(lane: &mut Lane, outcome: &AttemptOutcome, limits: LaneLimits) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::clock::Timestamp;
-    use crate::domain::delivery::Claim;
-    use crate::domain::event::Message;
-    use crate::domain::id::{DeliveryId, EventId, LeaseId, ProjectId};
-
-    const LIMITS: LaneLimits = LaneLimits { slots: 6, cap_start: 2, cap_min: 1, cap_max: 4, waiting: 100 };
-
-    fn job(endpoint: EndpointId, attempts: u16) -> ClaimedDelivery {
-        let message = Message {
-            event: EventId::new(),
-            project: ProjectId::new(),
-            event_type: "a".into(),
-            payload: bytes::Bytes::new(),
-            headers: Vec::new(),
-        };
-        ClaimedDelivery {
-            id: DeliveryId::new(),
-            endpoint,
-            claim: Claim { lease: LeaseId::new(), token: 1 },
-            attempts,
-            budget_start: 0,
-            created_at: Timestamp::now(),
-            message: Arc::new(message),
-        }
-    }
-
-    fn outcome(class: Option<ErrorClass>) -> AttemptOutcome {
-        let mut outcome = AttemptOutcome::unsent(Timestamp::now(), ErrorClass::Timeout, "");
-        outcome.error = class.map(|class| (class, String::new()));
-        outcome
-    }
-
-    #[test]
-    fn slots_go_to_lanes_in_turn_and_within_their_caps() {
-        let lanes = Lanes::new(LIMITS);
-        let (busy, quiet) = (EndpointId::new(), EndpointId::new());
-        lanes.push((0..10).map(|_| job(busy, 0)).collect());
-        lanes.push(vec![job(quiet, 0)]);
-        let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.endpoint).collect();
-        assert_eq!(started, [busy, quiet, busy], "the busy lane holds its cap of two");
-        lanes.finish(busy, None);
-        assert_eq!(lanes.next().map(|job| job.endpoint), Some(busy));
-        assert!(lanes.next().is_none());
-    }
-
-    #[test]
-    fn first_attempts_and_retries_take_turns() {
-        let lanes = Lanes::new(LaneLimits { cap_start: 4, ..LIMITS });
-        let endpoint = EndpointId::new();
-        lanes.push((0..3).map(|_| job(endpoint, 1)).chain((0..3).map(|_| job(endpoint, 0))).collect());
-        let attempts: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.attempts).collect();
-        assert_eq!(attempts, [0, 1, 0, 1]);
-    }
-
-    #[test]
-    fn new_work_does_not_overtake_what_spilled() {
-        let lanes = Lanes::new(LIMITS);
-        let endpoint = EndpointId::new();
-        let places: Vec<_> =
-            (0..4).map(|_| lanes.reserve(endpoint).expect("room for twice the cap")).collect();
-        assert!(lanes.reserve(endpoint).is_none(), "a full lane spills");
-        drop(places);
-        assert!(lanes.reserve(endpoint).is_none(), "and stays shut while older work lies in the table");
-        let seen = lanes.spilled();
-        assert!(lanes.reserve(endpoint).is_none());
-        lanes.clear_spill(endpoint, seen[0].1);
-        assert!(lanes.reserve(endpoint).is_none(), "it spilled again since that look");
-        for (endpoint, spill) in lanes.spilled() {
-            lanes.clear_spill(endpoint, spill);
-        }
-        let place = lanes.reserve(endpoint).expect("open again");
-        place.fill(job(endpoint, 0));
-        assert!(lanes.next().is_some());
-    }
-
-    #[test]
-    fn the_cap_follows_the_endpoint() {
-        let lanes = Lanes::new(LIMITS);
-        let endpoint = EndpointId::new();
-        lanes.push((0..40).map(|_| job(endpoint, 0)).collect());
-        let start = || std::iter::from_fn(|| lanes.next()).count();
-        assert_eq!(start(), 2);
-        for _ in 0..2 {
-            lanes.finish(endpoint, Some(&outcome(None)));
-        }
-        assert_eq!(start(), 4, "doubled after as many successes as its cap");
-        for _ in 0..4 {
-            lanes.finish(endpoint, Some(&outcome(Some(ErrorClass::Timeout))));
-        }
-        assert_eq!(start(), 1, "halved on each timeout, down to the least");
-    }
-
-    #[test]
-    fn a_closed_set_of_lanes_gives_back_what_waits() {
-        let lanes = Lanes::new(LIMITS);
-        let endpoint = EndpointId::new();
-        lanes.push((0..5).map(|_| job(endpoint, 0)).collect());
-        assert!(lanes.next().is_some());
-        assert_eq!(lanes.close().len(), 4);
-        assert!(lanes.next().is_none() && lanes.reserve(endpoint).is_none());
-    }
-}
+mod tests;

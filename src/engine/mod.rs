@@ -14,9 +14,12 @@
 //! between deliveries.
 
 mod bells;
+mod breakers;
 mod claimer;
 mod doorbell;
+mod failures;
 mod gauges;
+mod guard;
 mod ingest;
 mod keeper;
 mod lanes;
@@ -39,12 +42,15 @@ pub use lanes::LaneLimits;
 pub use routing::RoutingTable;
 
 use crate::dispatch::Dispatcher;
+use crate::domain::breaker::BreakerPolicy;
 use crate::domain::error::Result;
 use crate::domain::id::{EndpointId, LeaseId, ProjectId};
 use crate::domain::url_rules::UrlRules;
 use crate::metrics::Metrics;
-use crate::store::{Released, Store};
+use crate::store::{Claimed, Hold, Store};
+use breakers::Breakers;
 use doorbell::Doorbell;
+use guard::Guard;
 use keeper::Keeper;
 use lanes::Lanes;
 use versions::Versions;
@@ -55,6 +61,7 @@ use writer::{Inbox, Outcome, Writer};
 pub struct EngineSettings {
     pub lanes: LaneLimits,
     pub rules: UrlRules,
+    pub breaker: BreakerPolicy,
     /// This process's name in the table of leases.
     pub node: String,
     /// How long the change log keeps its records.
@@ -68,7 +75,7 @@ pub struct EngineSettings {
 pub struct Wake {
     routing: Arc<RoutingTable>,
     claims: Arc<Doorbell>,
-    unpark: mpsc::Sender<EndpointId>,
+    align: Align,
 }
 
 impl Wake {
@@ -84,10 +91,20 @@ impl Wake {
         self.claims.ring();
     }
 
-    /// Work that was held for this endpoint may go on. The slow round would find it too.
-    pub fn unpark(&self, endpoint: EndpointId) {
-        if self.unpark.try_send(endpoint).is_err() {
-            tracing::debug!(%endpoint, "many endpoints were resumed at once; the slow round takes this one");
+    /// The endpoint's state changed, and its queued work follows: goes on, or ends.
+    pub fn align(&self, endpoint: EndpointId) {
+        self.align.tell(endpoint);
+    }
+}
+
+/// Tells upkeep of endpoints whose queued work must follow their state.
+#[derive(Clone)]
+struct Align(mpsc::Sender<EndpointId>);
+
+impl Align {
+    fn tell(&self, endpoint: EndpointId) {
+        if self.0.try_send(endpoint).is_err() {
+            tracing::debug!(%endpoint, "many endpoints changed at once; the slow round takes this one");
         }
     }
 }
@@ -128,6 +145,29 @@ struct Shared {
     outcomes: mpsc::Sender<Outcome>,
     claims: Arc<Doorbell>,
     metrics: Arc<Metrics>,
+    breakers: Breakers,
+    breaker: BreakerPolicy,
+    guard: Guard,
+    align: Align,
+}
+
+impl Shared {
+    /// Puts claimed deliveries in their lanes, under the caps that their endpoints have. No attempt goes by older
+    /// routes than the claim saw: where they cannot be read now, the workers do not start before they were
+    /// confirmed.
+    async fn take_in(&self, claimed: Claimed) {
+        for (project, version) in claimed.versions {
+            if let Err(error) = self.routing.at_least(project, version).await {
+                tracing::warn!(error = writer::chain(&error), "routes could not be read");
+                self.versions.doubt();
+            }
+        }
+        self.lanes.push(claimed.deliveries, |job| {
+            let routes = self.routing.get(job.message.project);
+            let route = routes.as_ref().and_then(|routes| routes.endpoint(job.endpoint));
+            route.map_or(0, |route| route.max_in_flight)
+        });
+    }
 }
 
 impl Shared {
@@ -141,7 +181,8 @@ impl Shared {
 const INGEST_QUEUE: usize = 4096;
 /// Outcomes that may wait to be written: with those in flight, all that a crash can repeat.
 const OUTCOME_QUEUE: usize = 1024;
-const UNPARK_QUEUE: usize = 1024;
+/// Endpoints whose queued work waits to follow their state; the slow round takes those beyond.
+const ALIGN_QUEUE: usize = 1024;
 
 impl Engine {
     /// Takes a lease, frees what dead processes held, and starts.
@@ -154,7 +195,8 @@ impl Engine {
         let (publish_tx, publish_rx) = mpsc::channel(INGEST_QUEUE);
         let (outcome_tx, outcome_rx) = mpsc::channel(OUTCOME_QUEUE);
         let (claim_tx, claim_rx) = mpsc::channel(1);
-        let (unpark_tx, unpark_rx) = mpsc::channel(UNPARK_QUEUE);
+        let (align_tx, align_rx) = mpsc::channel(ALIGN_QUEUE);
+        let align = Align(align_tx);
 
         let keeper = Keeper::start(&store, &settings.node, settings.lease).await?;
         let routing = RoutingTable::new(store.clone(), settings.rules);
@@ -171,6 +213,10 @@ impl Engine {
             outcomes: outcome_tx.clone(),
             claims: claims.clone(),
             metrics: metrics.clone(),
+            breakers: Breakers::default(),
+            breaker: settings.breaker,
+            guard: Guard::default(),
+            align: align.clone(),
         });
 
         let (stop, flush) = (CancellationToken::new(), CancellationToken::new());
@@ -199,16 +245,18 @@ impl Engine {
         supervise_until(&keepers, &failed, &end, "lease keeper", task);
         let task = bells::send(store.clone(), silence.clone());
         supervise_until(&ringing, &failed, &silence, "ringing other nodes", task);
-        let task = upkeep::run(store.clone(), unpark_rx, claims.clone(), stop.clone());
+        let task = upkeep::run(store.clone(), align_rx, claims.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "upkeep", task);
         let task = trim::run(store.clone(), settings.changes_retention, stop.clone());
         supervise_until(&claimer, &failed, &stop, "trimming of the change log", task);
+        let task = breakers::run(store.clone(), shared.clone(), stop.clone());
+        supervise_until(&claimer, &failed, &stop, "breakers", task);
         let task = gauges::run(store.clone(), shared.clone(), publish_tx.downgrade(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "gauges", task);
 
         Ok(Self {
             ingest: IngestHandle::new(publish_tx, metrics),
-            wake: Wake { routing: routing.clone(), claims, unpark: unpark_tx },
+            wake: Wake { routing: routing.clone(), claims, align },
             routing,
             shared,
             store,
@@ -224,6 +272,12 @@ impl Engine {
             outcomes: outcome_tx,
             failed,
         })
+    }
+
+    /// Whether most endpoints fail without an answer, so that the fault is most likely ours
+    /// (`system.egress_failing`).
+    pub fn egress_failing(&self) -> bool {
+        self.shared.guard.egress_failing()
     }
 
     /// Stops in bounded phases: no new attempts, then what is in flight, then the unwritten outcomes, then the
@@ -259,8 +313,7 @@ impl Engine {
     /// Gives back what waits in the lanes, so that other nodes need not wait for the end.
     async fn release_waiting(&self) {
         for job in self.shared.lanes.close() {
-            let released = Released { delivery: job.id, claim: job.claim, park: false };
-            if self.outcomes.send(Outcome::Released(released)).await.is_err() {
+            if self.outcomes.send(Outcome::Released(job.release(Hold::No))).await.is_err() {
                 return;
             }
         }

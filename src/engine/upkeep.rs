@@ -1,4 +1,4 @@
-//! Upkeep: work that was held goes on after resume, old idempotency keys go, partitions are made ahead.
+//! Upkeep: queued work follows its endpoint's state, old idempotency keys go, partitions are made ahead.
 //!
 //! Each is a bounded statement that finds its own work, so it may be repeated, interrupted, or run on several
 //! nodes at once.
@@ -16,11 +16,11 @@ use crate::store::{Lane, Result, Store};
 
 /// The slow round, which also finds what a process that ended left undone.
 const ROUND: Duration = Duration::from_secs(60);
-const UNPARK_BATCH: u32 = 500;
+const BATCH: u32 = 500;
 
 pub async fn run(
     store: Store,
-    mut resumed: mpsc::Receiver<EndpointId>,
+    mut changed: mpsc::Receiver<EndpointId>,
     claims: Arc<Doorbell>,
     stop: CancellationToken,
 ) {
@@ -29,12 +29,16 @@ pub async fn run(
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let endpoint = tokio::select! {
-            Some(endpoint) = resumed.recv() => Some(endpoint),
+            Some(endpoint) = changed.recv() => Some(endpoint),
             _ = round.tick() => None,
             () = stop.cancelled() => return,
         };
-        if let Err(error) = unpark(&store, endpoint, &claims, &stop).await {
-            tracing::warn!(error = chain(&error), "held work could not be let go; the next round will");
+        let aligned = match endpoint {
+            Some(endpoint) => align(&store, endpoint, &claims, &stop).await,
+            None => align_all(&store, &claims, &stop).await,
+        };
+        if let Err(error) = aligned {
+            tracing::warn!(error = chain(&error), "queued work was not moved; the next round does it");
         }
         if endpoint.is_none()
             && let Err(error) = tidy(&store).await
@@ -44,23 +48,38 @@ pub async fn run(
     }
 }
 
-/// In bounded batches, each a transaction of its own.
-async fn unpark(
+/// Brings an endpoint's queued work in line with its state, in bounded batches, each a transaction of its own.
+async fn align(
     store: &Store,
-    endpoint: Option<EndpointId>,
+    endpoint: EndpointId,
     claims: &Doorbell,
     stop: &CancellationToken,
 ) -> Result<()> {
     while !stop.is_cancelled() {
         let mut tx = store.begin(Lane::Engine).await?;
-        let moved = tx.unpark(endpoint, UNPARK_BATCH).await?;
+        let aligned = tx.align(endpoint, BATCH).await?;
         tx.commit().await?;
-        if moved > 0 {
+        if aligned.due {
             claims.ring();
         }
-        if moved < u64::from(UNPARK_BATCH) {
+        if aligned.rows < u64::from(BATCH) {
             break;
         }
+    }
+    Ok(())
+}
+
+async fn align_all(store: &Store, claims: &Doorbell, stop: &CancellationToken) -> Result<()> {
+    let mut last = None;
+    while let Some(endpoint) = store.unaligned_after(last).await? {
+        // One that cannot be read does not keep the others waiting.
+        if let Err(error) = align(store, endpoint, claims, stop).await {
+            tracing::warn!(%endpoint, error = chain(&error), "queued work was not moved");
+        }
+        if stop.is_cancelled() {
+            break;
+        }
+        last = Some(endpoint);
     }
     Ok(())
 }

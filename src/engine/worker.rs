@@ -12,10 +12,10 @@ use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{self, Attempt, Verdict};
 use crate::domain::endpoint::EndpointStatus;
-use crate::domain::id::AttemptId;
+use crate::domain::id::{AttemptId, EndpointId};
 use crate::domain::routing::EndpointRoute;
 use crate::domain::signature;
-use crate::store::{ClaimedDelivery, Discarded, FinishedAttempt, Next, Released};
+use crate::store::{ClaimedDelivery, Discarded, FinishedAttempt, Hold, Next};
 
 /// Starts workers for all deliveries that have a slot.
 pub fn pump(shared: &Arc<Shared>) {
@@ -26,20 +26,29 @@ pub fn pump(shared: &Arc<Shared>) {
 }
 
 async fn work(shared: Arc<Shared>, mut job: ClaimedDelivery) {
+    // Whether this is the second try after a connection that had gone stale.
+    let mut again = false;
     loop {
         let endpoint = job.endpoint;
-        let outcome = attempt(&shared, job).await;
-        let result = match &outcome {
+        let outcome = attempt(&shared, &job, again).await;
+        let (result, once_more) = match &outcome {
             Outcome::Finished(finished) => {
                 measure(&shared, finished);
-                Some(finished.attempt.outcome.clone())
+                (Some(finished.attempt.outcome.clone()), finished.next == Next::Again)
             }
-            Outcome::Released(_) | Outcome::Discarded(_) => None,
+            Outcome::Released(_) | Outcome::Discarded(_) => (None, false),
         };
         // Waits while the writer is behind: unwritten outcomes are bounded.
         if shared.outcomes.send(outcome).await.is_err() {
             tracing::error!("an outcome came after the last write; its attempt will be repeated");
         }
+        if once_more {
+            job.attempts = job.attempts.saturating_add(1);
+            job.budget_start = job.budget_start.saturating_add(1);
+            again = true;
+            continue;
+        }
+        again = false;
         shared.lanes.finish(endpoint, result.as_ref());
         match shared.lanes.next() {
             Some(next) => job = next,
@@ -60,45 +69,66 @@ fn measure(shared: &Shared, finished: &FinishedAttempt) {
 }
 
 /// Decides by the endpoint's present state, and sends.
-async fn attempt(shared: &Shared, job: ClaimedDelivery) -> Outcome {
+async fn attempt(shared: &Shared, job: &ClaimedDelivery, again: bool) -> Outcome {
     if !shared.may_start(job.claim.lease) {
-        return Outcome::Released(Released { delivery: job.id, claim: job.claim, park: false });
+        return Outcome::Released(job.release(Hold::No));
     }
     let routes = match shared.routing.known(job.message.project).await {
         Ok(routes) => routes,
         Err(error) => {
             tracing::warn!(error = %error, "routes could not be read; the delivery waits");
-            return Outcome::Released(Released { delivery: job.id, claim: job.claim, park: false });
+            return Outcome::Released(job.release(Hold::No));
         }
     };
     let Some(route) = routes.as_ref().and_then(|routes| routes.endpoint(job.endpoint)) else {
-        return Outcome::Discarded(Box::new(discard(job)));
+        return Outcome::Discarded(Box::new(discard(job, None)));
     };
     match route.status {
-        EndpointStatus::Active => Outcome::Finished(Box::new(send(shared, route, job).await)),
-        EndpointStatus::Paused => {
-            Outcome::Released(Released { delivery: job.id, claim: job.claim, park: true })
+        EndpointStatus::Active if !job.probe && shared.breakers.is_open(job.endpoint) => {
+            Outcome::Released(job.release(Hold::Breaker))
         }
+        EndpointStatus::Active => Outcome::Finished(Box::new(send(shared, route, job, again).await)),
+        EndpointStatus::Paused => Outcome::Released(job.release(Hold::Paused)),
+        EndpointStatus::Inactive => Outcome::Discarded(Box::new(discard(job, route.owner.clone()))),
     }
 }
 
-fn discard(job: ClaimedDelivery) -> Discarded {
+/// Gives back what waits in an endpoint's lane once nothing more is to be sent to it: at once, though attempts that
+/// hang may hold all its slots.
+pub fn empty_lane(shared: &Arc<Shared>, endpoint: EndpointId, what: impl Fn(&ClaimedDelivery) -> Outcome) {
+    let outcomes: Vec<Outcome> = shared.lanes.take(endpoint).iter().map(what).collect();
+    if outcomes.is_empty() {
+        return;
+    }
+    let worker = shared.clone();
+    // Not in the writer's own time: it is the writer that takes outcomes in.
+    shared.attempts.spawn(async move {
+        for outcome in outcomes {
+            if worker.outcomes.send(outcome).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+pub fn discard(job: &ClaimedDelivery, owner: Option<Arc<str>>) -> Discarded {
     Discarded {
         delivery: job.id,
         claim: job.claim,
         project: job.message.project,
         event: job.message.event,
         endpoint: job.endpoint,
+        owner,
         event_type: job.message.event_type.clone(),
         attempts: job.attempts,
         created_at: job.created_at,
     }
 }
 
-async fn send(shared: &Shared, route: &EndpointRoute, job: ClaimedDelivery) -> FinishedAttempt {
+async fn send(shared: &Shared, route: &EndpointRoute, job: &ClaimedDelivery, again: bool) -> FinishedAttempt {
     let number = job.attempts.saturating_add(1);
     let now = Timestamp::now();
-    let headers = headers(route, &job, number, now);
+    let headers = headers(route, job, number, now);
     let request_headers = shown(&headers, route);
     let outcome = match &route.url {
         Some(url) => {
@@ -118,11 +148,17 @@ async fn send(shared: &Shared, route: &EndpointRoute, job: ClaimedDelivery) -> F
     };
     let ended_at = Timestamp::now();
     let made = number.saturating_sub(job.budget_start);
-    let next = match delivery::judge(&outcome, &route.retry, made, rand::random()) {
-        Verdict::Success => Next::Success,
-        Verdict::Retry(wait) => Next::Retry(ended_at.plus(wait)),
-        Verdict::Failed => Next::Failed,
+    let next = if outcome.is_stale_connection() && !again {
+        // The receiver had closed the connection before, most likely: it says nothing about the endpoint.
+        Next::Again
+    } else {
+        match delivery::judge(&outcome, &route.retry, made, rand::random()) {
+            Verdict::Success => Next::Success,
+            Verdict::Retry(wait) => Next::Retry(ended_at.plus(wait)),
+            Verdict::Failed => Next::Failed,
+        }
     };
+    let free = u16::from(next == Next::Again);
     FinishedAttempt {
         attempt: Attempt {
             id: AttemptId::new(),
@@ -140,6 +176,10 @@ async fn send(shared: &Shared, route: &EndpointRoute, job: ClaimedDelivery) -> F
         created_at: job.created_at,
         ended_at,
         next,
+        budget_start: job.budget_start.saturating_add(free),
+        disable: route.disable,
+        probe: job.probe,
+        host: route.host.clone(),
     }
 }
 

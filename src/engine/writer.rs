@@ -10,12 +10,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ingest::{self, Publish, Verdict};
-use super::{Shared, worker};
+use super::{Shared, failures, worker};
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::error::Error;
 use crate::domain::id::LeaseId;
 use crate::store::{
-    ClaimRequest, Claimed, Discarded, FinishedAttempt, Lane, Next, Released, Result, Store, StoreError,
+    Aftermath, ClaimRequest, Claimed, Discarded, FinishedAttempt, Lane, Next, Released, Result, Store,
+    StoreError,
 };
 
 /// What became of a claimed delivery.
@@ -125,6 +126,15 @@ impl Batch {
     }
 }
 
+/// What a turn's transaction came to.
+#[derive(Default)]
+struct Written {
+    verdicts: Vec<Verdict>,
+    /// None where nothing was asked for, or the lease was given up.
+    claimed: Option<Claimed>,
+    aftermath: Aftermath,
+}
+
 /// Writes turns until it is told to stop and everything that waited is written.
 pub struct Writer {
     store: Store,
@@ -219,12 +229,13 @@ impl Writer {
             self.shared.keeper.give_up(lease);
         }
         match written {
-            Ok((verdicts, claimed)) => {
+            Ok(written) => {
                 self.backoff = None;
-                if batch.claim.is_some() && claimed.is_none() {
+                if batch.claim.is_some() && written.claimed.is_none() {
                     self.shared.keeper.give_up(lease);
                 }
-                self.settle(batch, verdicts, claimed);
+                failures::obey(&self.shared, written.aftermath).await;
+                self.settle(batch, written.verdicts, written.claimed);
             }
             Err(error) if error.is_transient() => self.postpone(batch, error),
             Err(error) => self.take_apart(batch, error).await,
@@ -238,44 +249,47 @@ impl Writer {
             engine.turns_failed.inc();
             return;
         }
-        let (mut succeeded, mut failed) = (0, 0);
+        let (mut succeeded, mut failed, mut discarded) = (0, 0, batch.discarded.len() as u64);
         for one in &batch.finished {
             match one.next {
                 Next::Success => succeeded += 1,
                 Next::Failed => failed += 1,
-                Next::Retry(_) => {}
+                Next::Discarded => discarded += 1,
+                Next::Again | Next::Retry(_) => {}
             }
         }
         engine.ended(DeliveryStatus::Success.as_str(), succeeded);
         engine.ended(DeliveryStatus::Failed.as_str(), failed);
-        engine.ended(DeliveryStatus::Discarded.as_str(), batch.discarded.len() as u64);
+        engine.ended(DeliveryStatus::Discarded.as_str(), discarded);
     }
 
     /// The turn's transaction.
-    async fn write(&self, lease: LeaseId, batch: &Batch) -> Result<(Vec<Verdict>, Option<Claimed>)> {
+    async fn write(&self, lease: LeaseId, batch: &Batch) -> Result<Written> {
+        let mut written = Written::default();
         let mut tx = self.store.begin(self.inbox.lane).await?;
-        let verdicts = match batch.publishes.as_slice() {
-            [] => Vec::new(),
-            publishes => ingest::write(&mut tx, &self.shared, lease, publishes).await?,
-        };
-        if !batch.released.is_empty() {
-            tx.release(&batch.released).await?;
+        if !batch.publishes.is_empty() {
+            written.verdicts = ingest::write(&mut tx, &self.shared, lease, &batch.publishes).await?;
         }
         if !batch.discarded.is_empty() {
             tx.discard(&batch.discarded).await?;
         }
         if !batch.finished.is_empty() {
-            tx.finish_attempts(&batch.finished).await?;
+            let rules = failures::rules(&self.shared, &batch.finished);
+            written.aftermath = tx.finish_attempts(&batch.finished, &rules).await?;
         }
-        let claimed = match &batch.claim {
-            Some(call) => match tx.claim(lease, &call.request).await {
+        if !batch.released.is_empty() {
+            for closed in tx.release(&batch.released).await? {
+                self.shared.breakers.close(closed);
+            }
+        }
+        if let Some(call) = &batch.claim {
+            written.claimed = match tx.claim(lease, &call.request).await {
                 Err(StoreError::LeaseGone) => None,
                 claimed => Some(claimed?),
-            },
-            None => None,
-        };
+            };
+        }
         tx.commit().await?;
-        Ok((verdicts, claimed))
+        Ok(written)
     }
 
     /// After the commit: work goes to its lanes, and everyone who waits is told.
@@ -385,7 +399,7 @@ impl Writer {
             let cause = anyhow::anyhow!("the database refused the event");
             let _gone = publish.reply.send(Err(Error::internal(cause)));
         }
-        let finished = batch.finished.into_iter().map(without_capture).collect();
+        let finished = batch.finished.into_iter().map(FinishedAttempt::without_capture).collect();
         let rest =
             Batch { finished, released: batch.released, discarded: batch.discarded, ..Batch::default() };
         if rest.outcomes() > 0 {
@@ -396,24 +410,15 @@ impl Writer {
     /// The last try. What still fails stays claimed until the lease ends, and is then attempted again.
     async fn write_or_leave(&mut self, batch: Batch) {
         let lease = self.shared.keeper.lease();
-        if let Err(error) = self.store.in_time(TURN_LONGEST, self.write(lease, &batch)).await {
-            tracing::error!(
+        match self.store.in_time(TURN_LONGEST, self.write(lease, &batch)).await {
+            Ok(written) => failures::obey(&self.shared, written.aftermath).await,
+            Err(error) => tracing::error!(
                 error = chain(&error),
                 outcomes = batch.outcomes(),
                 "outcomes could not be written"
-            );
+            ),
         }
     }
-}
-
-/// The same attempt without what the receiver sent, in case that is what the database refuses.
-fn without_capture(mut one: FinishedAttempt) -> FinishedAttempt {
-    let outcome = &mut one.attempt.outcome;
-    outcome.response_headers.clear();
-    outcome.headers_truncated = true;
-    outcome.body = bytes::Bytes::new();
-    outcome.body_truncated = true;
-    one
 }
 
 /// An error with its causes, for the log.

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use super::pb;
+use super::{pb, policies};
 use crate::domain::attempt::ErrorClass;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, DeliveryStatus};
-use crate::domain::endpoint::{Endpoint, EndpointStatus};
+use crate::domain::endpoint::{Circuit, Endpoint, EndpointStatus};
 use crate::domain::event::{StoredEvent, Target};
 use crate::domain::principal::Scope;
 use crate::domain::project::{ApiKey, PausedPolicy, Project};
-use crate::domain::retry::{RetryPolicy, RetryStrategy};
 use crate::domain::subscription::Subscription;
 
 pub fn time(at: Timestamp) -> prost_types::Timestamp {
@@ -32,19 +31,24 @@ fn micros(micros: u32) -> prost_types::Duration {
     duration(Duration::from_micros(u64::from(micros)))
 }
 
-fn count(number: u32) -> i32 {
+pub fn count(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
 pub fn project(project: Project) -> pb::Project {
-    let policy = match project.paused_policy {
+    let etag = project.etag();
+    let settings = project.settings;
+    let policy = match settings.paused_policy {
         PausedPolicy::Discard => pb::PausedPolicy::Discard,
         PausedPolicy::Hold => pb::PausedPolicy::Hold,
     };
     pb::Project {
         id: project.id.to_string(),
-        name: project.name,
+        name: settings.name,
         paused_policy: policy.into(),
+        retry_policy: settings.retry_policy.map(policies::retry_message),
+        disable_policy: settings.disable_policy.map(policies::disable_message),
+        etag,
         create_time: Some(time(project.created_at)),
     }
 }
@@ -95,8 +99,11 @@ pub fn endpoint(endpoint: Endpoint) -> pb::Endpoint {
         status_reason: endpoint.status_reason,
         status_change_time: Some(time(endpoint.status_changed_at)),
         http_timeout: Some(duration(settings.http_timeout)),
-        retry_policy: settings.retry_policy.map(retry_policy),
+        retry_policy: settings.retry_policy.map(policies::retry_message),
+        disable_policy: settings.disable_policy.map(policies::disable_message),
         headers: headers.collect(),
+        max_in_flight: settings.max_in_flight.into(),
+        circuit: Some(circuit(endpoint.circuit)),
         consecutive_failures: count(endpoint.consecutive_failures),
         last_response: endpoint.last_response.map(|last| pb::LastResponse {
             time: Some(time(last.at)),
@@ -114,21 +121,17 @@ const fn endpoint_status(status: EndpointStatus) -> pb::EndpointStatus {
     match status {
         EndpointStatus::Active => pb::EndpointStatus::Active,
         EndpointStatus::Paused => pb::EndpointStatus::Paused,
+        EndpointStatus::Inactive => pb::EndpointStatus::Inactive,
     }
 }
 
-fn retry_policy(policy: RetryPolicy) -> pb::RetryPolicy {
-    let RetryStrategy::Exponential { base, factor, cap, jitter } = policy.strategy;
-    let exponential = pb::ExponentialBackoff {
-        base: Some(duration(base)),
-        factor,
-        cap: Some(duration(cap)),
-        jitter: Some(jitter),
+fn circuit(circuit: Circuit) -> pb::Circuit {
+    let (state, until) = match circuit {
+        Circuit::Closed => (pb::CircuitState::Closed, None),
+        Circuit::Open(until) => (pb::CircuitState::Open, Some(time(until))),
+        Circuit::HalfOpen => (pb::CircuitState::HalfOpen, None),
     };
-    pb::RetryPolicy {
-        strategy: Some(pb::retry_policy::Strategy::Exponential(exponential)),
-        max_attempts: policy.max_attempts.into(),
-    }
+    pb::Circuit { state: state.into(), until }
 }
 
 pub fn subscription(subscription: Subscription) -> pb::Subscription {

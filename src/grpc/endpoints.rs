@@ -6,18 +6,16 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::check::Check;
-use super::{Api, convert, pb, principal};
+use super::{Api, convert, pb, policies, principal};
 use crate::domain::endpoint::{CustomHeader, EndpointFilter, EndpointSettings, EndpointStatus};
 use crate::domain::id::EndpointId;
-use crate::domain::retry::{RetryPolicy, RetryStrategy};
 use crate::domain::secret::SigningSecret;
 use crate::service::EndpointField;
 
 const TEXT_MAX: usize = 128;
 const PATTERNS_MAX: usize = 100;
+const IN_FLIGHT_MAX: u16 = 1000;
 const TIMEOUT: Duration = Duration::from_secs(15);
-const WAIT_MIN: Duration = Duration::from_millis(1);
-const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
 #[tonic::async_trait]
 impl pb::endpoint_service_server::EndpointService for Api {
@@ -80,6 +78,7 @@ impl pb::endpoint_service_server::EndpointService for Api {
             Ok(pb::EndpointStatus::Unspecified) => None,
             Ok(pb::EndpointStatus::Active) => Some(EndpointStatus::Active),
             Ok(pb::EndpointStatus::Paused) => Some(EndpointStatus::Paused),
+            Ok(pb::EndpointStatus::Inactive) => Some(EndpointStatus::Inactive),
             Err(_) => {
                 check.refuse("status", "is not a known status");
                 None
@@ -161,9 +160,23 @@ impl pb::endpoint_service_server::EndpointService for Api {
         let endpoint = self.services.resume_endpoint(&caller, project, id).await?;
         Ok(Response::new(pb::ResumeEndpointResponse { endpoint: Some(convert::endpoint(endpoint)) }))
     }
+
+    async fn activate_endpoint(
+        &self,
+        request: Request<pb::ActivateEndpointRequest>,
+    ) -> Result<Response<pb::ActivateEndpointResponse>, Status> {
+        let caller = principal(&request)?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        let project = check.project(&request.project_id);
+        let id: Option<EndpointId> = check.id("endpoint_id", &request.endpoint_id);
+        let id = check.finish(id)?;
+        let endpoint = self.services.activate_endpoint(&caller, project, id).await?;
+        Ok(Response::new(pb::ActivateEndpointResponse { endpoint: Some(convert::endpoint(endpoint)) }))
+    }
 }
 
-const FIELDS: [(&str, EndpointField); 9] = [
+const FIELDS: [(&str, EndpointField); 11] = [
     ("uid", EndpointField::Uid),
     ("name", EndpointField::Name),
     ("url", EndpointField::Url),
@@ -172,7 +185,9 @@ const FIELDS: [(&str, EndpointField); 9] = [
     ("labels", EndpointField::Labels),
     ("http_timeout", EndpointField::HttpTimeout),
     ("retry_policy", EndpointField::RetryPolicy),
+    ("disable_policy", EndpointField::DisablePolicy),
     ("headers", EndpointField::Headers),
+    ("max_in_flight", EndpointField::MaxInFlight),
 ];
 
 fn masked(check: &mut Check, paths: &[String]) -> Vec<EndpointField> {
@@ -198,7 +213,9 @@ fn populated(endpoint: &pb::Endpoint) -> Vec<EndpointField> {
         EndpointField::Labels => !endpoint.labels.is_empty(),
         EndpointField::HttpTimeout => endpoint.http_timeout.is_some(),
         EndpointField::RetryPolicy => endpoint.retry_policy.is_some(),
+        EndpointField::DisablePolicy => endpoint.disable_policy.is_some(),
         EndpointField::Headers => !endpoint.headers.is_empty(),
+        EndpointField::MaxInFlight => endpoint.max_in_flight != 0,
     };
     EndpointField::ALL.into_iter().filter(is_set).collect()
 }
@@ -219,12 +236,20 @@ fn settings(check: &mut Check, endpoint: pb::Endpoint) -> EndpointSettings {
             ),
             None => TIMEOUT,
         },
-        retry_policy: endpoint.retry_policy.map(|policy| retry_policy(check, policy)),
+        retry_policy: policies::retry(check, "endpoint.retry_policy", endpoint.retry_policy),
+        disable_policy: policies::disable(check, "endpoint.disable_policy", endpoint.disable_policy),
         headers: endpoint
             .headers
             .into_iter()
             .map(|header| CustomHeader { name: header.name, value: header.value })
             .collect(),
+        max_in_flight: match u16::try_from(endpoint.max_in_flight) {
+            Ok(most) if most <= IN_FLIGHT_MAX => most,
+            _ => {
+                check.refuse("endpoint.max_in_flight", "must be 0 to 1,000");
+                0
+            }
+        },
     }
 }
 
@@ -240,37 +265,4 @@ fn labels(check: &mut Check, labels: std::collections::HashMap<String, String>) 
         checked.insert(name, check.text(&field, value, 255));
     }
     checked
-}
-
-fn retry_policy(check: &mut Check, policy: pb::RetryPolicy) -> RetryPolicy {
-    let field = |name: &str| format!("endpoint.retry_policy.{name}");
-    let default = RetryPolicy::default();
-    let RetryStrategy::Exponential { mut base, mut factor, mut cap, mut jitter } = default.strategy;
-    if let Some(pb::retry_policy::Strategy::Exponential(backoff)) = policy.strategy {
-        if let Some(wait) = backoff.base {
-            base = check.duration(&field("exponential.base"), wait, WAIT_MIN..=WAIT_MAX);
-        }
-        if let Some(wait) = backoff.cap {
-            cap = check.duration(&field("exponential.cap"), wait, WAIT_MIN..=WAIT_MAX);
-        }
-        if backoff.factor != 0.0 {
-            factor = backoff.factor;
-        }
-        jitter = backoff.jitter.unwrap_or(jitter);
-    }
-    if !(1.0..=100.0).contains(&factor) {
-        check.refuse(field("exponential.factor"), "must be 1 to 100");
-    }
-    if !(0.0..=1.0).contains(&jitter) {
-        check.refuse(field("exponential.jitter"), "must be 0 to 1");
-    }
-    let max_attempts = match u16::try_from(policy.max_attempts) {
-        Ok(0) => default.max_attempts,
-        Ok(attempts) if attempts <= 100 => attempts,
-        _ => {
-            check.refuse(field("max_attempts"), "must be 1 to 100");
-            default.max_attempts
-        }
-    };
-    RetryPolicy { strategy: RetryStrategy::Exponential { base, factor, cap, jitter }, max_attempts }
 }

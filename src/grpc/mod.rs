@@ -13,6 +13,7 @@ mod health;
 mod listener;
 mod methods;
 pub mod pb;
+mod policies;
 mod projects;
 mod server;
 mod status;

@@ -3,11 +3,11 @@
 use tonic::{Request, Response, Status};
 
 use super::check::Check;
-use super::{Api, convert, pb, principal};
+use super::{Api, convert, pb, policies, principal};
 use crate::domain::id::{KeyId, ProjectId};
 use crate::domain::principal::{Scope, Scopes};
-use crate::domain::project::PausedPolicy;
-use crate::service::NewKey;
+use crate::domain::project::{PausedPolicy, ProjectSettings};
+use crate::service::{NewKey, ProjectField};
 
 const NAME_MAX: usize = 128;
 
@@ -20,17 +20,9 @@ impl pb::project_service_server::ProjectService for Api {
         let caller = principal(&request)?;
         let mut check = Check::default();
         let project = request.into_inner().project.unwrap_or_default();
-        let policy = match pb::PausedPolicy::try_from(project.paused_policy) {
-            Ok(pb::PausedPolicy::Hold) => PausedPolicy::Hold,
-            Ok(_) => PausedPolicy::Discard,
-            Err(_) => {
-                check.refuse("project.paused_policy", "is not a known policy");
-                PausedPolicy::Discard
-            }
-        };
-        let name = check.required_text("project.name", project.name, NAME_MAX);
-        let name = check.finish(Some(name))?;
-        let project = self.services.create_project(&caller, name, policy).await?;
+        let settings = settings(&mut check, project, &ProjectField::ALL);
+        let settings = check.finish(Some(settings))?;
+        let project = self.services.create_project(&caller, settings).await?;
         Ok(Response::new(pb::CreateProjectResponse { project: Some(convert::project(project)) }))
     }
 
@@ -44,6 +36,26 @@ impl pb::project_service_server::ProjectService for Api {
         let id = check.finish(id)?;
         let project = self.services.get_project(&caller, id).await?;
         Ok(Response::new(pb::GetProjectResponse { project: Some(convert::project(project)) }))
+    }
+
+    async fn update_project(
+        &self,
+        request: Request<pb::UpdateProjectRequest>,
+    ) -> Result<Response<pb::UpdateProjectResponse>, Status> {
+        let caller = principal(&request)?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        let project = request.project.unwrap_or_default();
+        let id: Option<ProjectId> = check.id("project.id", &project.id);
+        let fields = match request.update_mask {
+            Some(mask) if !mask.paths.is_empty() => masked(&mut check, &mask.paths),
+            _ => populated(&project),
+        };
+        let etag = project.etag.clone();
+        let new = settings(&mut check, project, &fields);
+        let id = check.finish(id)?;
+        let project = self.services.update_project(&caller, id, new, &fields, &etag).await?;
+        Ok(Response::new(pb::UpdateProjectResponse { project: Some(convert::project(project)) }))
     }
 
     async fn list_projects(
@@ -109,6 +121,58 @@ impl pb::project_service_server::ProjectService for Api {
         let id = check.finish(id)?;
         let key = self.services.revoke_key(&caller, id).await?;
         Ok(Response::new(pb::RevokeApiKeyResponse { api_key: Some(convert::api_key(key)) }))
+    }
+}
+
+const FIELDS: [(&str, ProjectField); 4] = [
+    ("name", ProjectField::Name),
+    ("paused_policy", ProjectField::PausedPolicy),
+    ("retry_policy", ProjectField::RetryPolicy),
+    ("disable_policy", ProjectField::DisablePolicy),
+];
+
+fn masked(check: &mut Check, paths: &[String]) -> Vec<ProjectField> {
+    let mut fields = Vec::new();
+    for path in paths {
+        match FIELDS.iter().find(|(name, _)| name == path) {
+            Some((_, field)) => fields.push(*field),
+            None if path == "*" => fields.extend(ProjectField::ALL),
+            None => check.refuse("update_mask", format!("{path:?} is not a field that can be changed")),
+        }
+    }
+    fields
+}
+
+/// The fields that an update without a mask changes (AIP-134).
+fn populated(project: &pb::Project) -> Vec<ProjectField> {
+    let is_set = |field: &ProjectField| match field {
+        ProjectField::Name => !project.name.is_empty(),
+        ProjectField::PausedPolicy => project.paused_policy != 0,
+        ProjectField::RetryPolicy => project.retry_policy.is_some(),
+        ProjectField::DisablePolicy => project.disable_policy.is_some(),
+    };
+    ProjectField::ALL.into_iter().filter(is_set).collect()
+}
+
+/// `fields` are those that will be taken over.
+fn settings(check: &mut Check, project: pb::Project, fields: &[ProjectField]) -> ProjectSettings {
+    let paused_policy = match pb::PausedPolicy::try_from(project.paused_policy) {
+        Ok(pb::PausedPolicy::Hold) => PausedPolicy::Hold,
+        Ok(_) => PausedPolicy::Discard,
+        Err(_) => {
+            check.refuse("project.paused_policy", "is not a known policy");
+            PausedPolicy::Discard
+        }
+    };
+    ProjectSettings {
+        name: if fields.contains(&ProjectField::Name) {
+            check.required_text("project.name", project.name, NAME_MAX)
+        } else {
+            String::new()
+        },
+        paused_policy,
+        retry_policy: policies::retry(check, "project.retry_policy", project.retry_policy),
+        disable_policy: policies::disable(check, "project.disable_policy", project.disable_policy),
     }
 }
 

@@ -131,5 +131,7 @@ const fn endpoint_change_type(kind: EndpointChangeKind) -> pb::EndpointChangeTyp
         EndpointChangeKind::Deleted => pb::EndpointChangeType::Deleted,
         EndpointChangeKind::Paused => pb::EndpointChangeType::Paused,
         EndpointChangeKind::Resumed => pb::EndpointChangeType::Resumed,
+        EndpointChangeKind::Activated => pb::EndpointChangeType::Activated,
+        EndpointChangeKind::Disabled => pb::EndpointChangeType::Disabled,
     }
 }

@@ -59,6 +59,13 @@ impl Services {
         let endpoint = tx.endpoint(project, delivery.endpoint).await?;
         let endpoint = match endpoint {
             Some(endpoint) if endpoint.status == EndpointStatus::Active => endpoint,
+            Some(endpoint) if endpoint.status == EndpointStatus::Inactive => {
+                return Err(precondition(
+                    id,
+                    "ENDPOINT_INACTIVE",
+                    "its endpoint is INACTIVE; activate it first",
+                ));
+            }
             Some(_) => {
                 return Err(precondition(id, "ENDPOINT_PAUSED", "its endpoint is paused; resume it first"));
             }

@@ -1,11 +1,13 @@
-//! Endpoints: create, read, change, delete, pause, resume.
+//! Endpoints: create, read, change, delete.
 
 use std::time::Duration;
 
 use super::{Services, found, headers};
 use crate::domain::change::EndpointChangeKind;
 use crate::domain::clock::Timestamp;
-use crate::domain::endpoint::{CustomHeader, Endpoint, EndpointFilter, EndpointSettings, EndpointStatus};
+use crate::domain::endpoint::{
+    Circuit, CustomHeader, Endpoint, EndpointFilter, EndpointSettings, EndpointStatus,
+};
 use crate::domain::error::{Error, ErrorKind, Result};
 use crate::domain::id::{EndpointId, ProjectId, SubscriptionId};
 use crate::domain::page::{Page, PageRequest};
@@ -32,11 +34,13 @@ pub enum EndpointField {
     Labels,
     HttpTimeout,
     RetryPolicy,
+    DisablePolicy,
     Headers,
+    MaxInFlight,
 }
 
 impl EndpointField {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Uid,
         Self::Name,
         Self::Url,
@@ -45,7 +49,9 @@ impl EndpointField {
         Self::Labels,
         Self::HttpTimeout,
         Self::RetryPolicy,
+        Self::DisablePolicy,
         Self::Headers,
+        Self::MaxInFlight,
     ];
 }
 
@@ -77,6 +83,7 @@ impl Services {
             created_at: now,
             updated_at: now,
             consecutive_failures: 0,
+            circuit: Circuit::Closed,
             last_response: None,
         };
         let subscription = Subscription {
@@ -171,72 +178,9 @@ impl Services {
         tx.delete_endpoint(&endpoint).await?;
         audit(&tx, principal, "DeleteEndpoint", Some(&endpoint), None).await?;
         self.commit_routes(tx, project, version).await?;
-        // Held work of it is let go, and ends as DISCARDED when it is claimed.
-        self.wake.unpark(id);
-        self.wake.due();
+        // What is queued for it ends as DISCARDED.
+        self.wake.align(id);
         Ok(())
-    }
-
-    pub async fn pause_endpoint(
-        &self,
-        principal: &Principal,
-        project: Option<ProjectId>,
-        id: EndpointId,
-        reason: String,
-    ) -> Result<Endpoint> {
-        let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
-        let step = |status: EndpointStatus| status.pause();
-        self.change_status(principal, project, id, step, reason, "PauseEndpoint", EndpointChangeKind::Paused)
-            .await
-    }
-
-    pub async fn resume_endpoint(
-        &self,
-        principal: &Principal,
-        project: Option<ProjectId>,
-        id: EndpointId,
-    ) -> Result<Endpoint> {
-        let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
-        let step = |status: EndpointStatus| status.resume();
-        let kind = EndpointChangeKind::Resumed;
-        let endpoint =
-            self.change_status(principal, project, id, step, String::new(), "ResumeEndpoint", kind).await?;
-        self.wake.unpark(id);
-        Ok(endpoint)
-    }
-
-    /// One transition, in one transaction with its audit entry and its change.
-    #[allow(clippy::too_many_arguments)] // two callers, each naming all of them
-    async fn change_status(
-        &self,
-        principal: &Principal,
-        project: ProjectId,
-        id: EndpointId,
-        step: impl Fn(EndpointStatus) -> Result<Option<EndpointStatus>>,
-        reason: String,
-        action: &'static str,
-        kind: EndpointChangeKind,
-    ) -> Result<Endpoint> {
-        let mut tx = self.store.begin(Lane::Service).await?;
-        let version = tx.bump_routing(project).await?;
-        let before = found(tx.endpoint(project, id).await?, "endpoint", id)?;
-        match step(before.status)? {
-            None => tx.rollback().await?,
-            Some(status) => {
-                let mut endpoint = before.clone();
-                endpoint.status = status;
-                endpoint.status_reason = reason;
-                endpoint.status_changed_at = Timestamp::now();
-                endpoint.updated_at = endpoint.status_changed_at;
-                if status == EndpointStatus::Active {
-                    tx.reset_health(id).await?;
-                }
-                tx.update_endpoint(kind, &endpoint).await?;
-                audit(&tx, principal, action, Some(&before), Some(&endpoint)).await?;
-                self.commit_routes(tx, project, version).await?;
-            }
-        }
-        found(self.store.endpoint(project, id).await?, "endpoint", id)
     }
 
     fn check_settings(&self, mut settings: EndpointSettings) -> Result<EndpointSettings> {
@@ -264,7 +208,9 @@ fn copy(field: EndpointField, from: &mut EndpointSettings, to: &mut EndpointSett
         EndpointField::Labels => to.labels = std::mem::take(&mut from.labels),
         EndpointField::HttpTimeout => to.http_timeout = from.http_timeout,
         EndpointField::RetryPolicy => to.retry_policy = from.retry_policy.take(),
+        EndpointField::DisablePolicy => to.disable_policy = from.disable_policy,
         EndpointField::Headers => to.headers = std::mem::take(&mut from.headers),
+        EndpointField::MaxInFlight => to.max_in_flight = from.max_in_flight,
     }
 }
 
@@ -287,7 +233,7 @@ fn uid_taken(error: StoreError, endpoint: &Endpoint) -> Error {
     }
 }
 
-async fn audit(
+pub(super) async fn audit(
     tx: &Tx,
     principal: &Principal,
     action: &'static str,
@@ -313,7 +259,9 @@ fn summary(endpoint: &Endpoint) -> String {
         "labels": settings.labels,
         "http_timeout_ms": u64::try_from(settings.http_timeout.as_millis()).unwrap_or(u64::MAX),
         "retry_policy": settings.retry_policy,
+        "disable_policy": settings.disable_policy,
         "headers": names,
+        "max_in_flight": settings.max_in_flight,
         "status": endpoint.status.as_str(),
         "status_reason": endpoint.status_reason,
     })

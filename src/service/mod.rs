@@ -4,6 +4,7 @@
 //! transports call these methods, so what they enforce holds everywhere.
 
 mod deliveries;
+mod endpoint_states;
 mod endpoints;
 mod events;
 mod headers;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub use endpoints::{CreatedEndpoint, EndpointField};
 pub use events::PublishRequest;
 pub use keys::{KeySecret, NewKey, generate_operator_key, offline};
+pub use projects::ProjectField;
 pub use subscriptions::SubscriptionField;
 pub use watch::{Payload, Start, WatchFilter, WatchItem, WatchPayload, WatchSettings, Watcher};
 

@@ -6,30 +6,60 @@ use crate::domain::error::Result;
 use crate::domain::id::ProjectId;
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::principal::Principal;
-use crate::domain::project::{PausedPolicy, Project};
-use crate::store::{AuditEntry, Lane};
+use crate::domain::project::{Project, ProjectSettings};
+use crate::store::{AuditEntry, Lane, Tx};
+
+/// A field that an update may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProjectField {
+    Name,
+    PausedPolicy,
+    RetryPolicy,
+    DisablePolicy,
+}
+
+impl ProjectField {
+    pub const ALL: [Self; 4] = [Self::Name, Self::PausedPolicy, Self::RetryPolicy, Self::DisablePolicy];
+}
 
 impl Services {
-    pub async fn create_project(
-        &self,
-        principal: &Principal,
-        name: String,
-        paused_policy: PausedPolicy,
-    ) -> Result<Project> {
+    pub async fn create_project(&self, principal: &Principal, settings: ProjectSettings) -> Result<Project> {
         principal.require_operator()?;
-        let project = Project { id: ProjectId::new(), name, paused_policy, created_at: Timestamp::now() };
+        let project = Project { id: ProjectId::new(), settings, version: 1, created_at: Timestamp::now() };
         let tx = self.store.begin(Lane::Service).await?;
         tx.insert_project(&project).await?;
-        tx.audit(AuditEntry {
-            principal,
-            project: Some(project.id),
-            action: "CreateProject",
-            resource: project.id.to_string(),
-            before: None,
-            after: None,
-        })
-        .await?;
+        audit(&tx, principal, "CreateProject", None, &project).await?;
         self.commit(tx, async { Ok(project) }).await
+    }
+
+    pub async fn update_project(
+        &self,
+        principal: &Principal,
+        id: ProjectId,
+        mut settings: ProjectSettings,
+        fields: &[ProjectField],
+        etag: &str,
+    ) -> Result<Project> {
+        principal.require_operator()?;
+        let mut tx = self.store.begin(Lane::Service).await?;
+        let before = found(tx.project(id).await?, "project", id)?;
+        // It waits for other changes of the project, so that what is read after it is the newest.
+        let version = tx.bump_routing(id).await?;
+        let before = tx.project(id).await?.unwrap_or(before);
+        before.check_etag(etag)?;
+        let mut project = before.clone();
+        for field in fields {
+            copy(*field, &mut settings, &mut project.settings);
+        }
+        if project == before {
+            tx.rollback().await?;
+            return Ok(before);
+        }
+        project.version += 1;
+        tx.update_project(&project).await?;
+        audit(&tx, principal, "UpdateProject", Some(&before), &project).await?;
+        self.commit_routes(tx, id, version).await?;
+        Ok(project)
     }
 
     pub async fn get_project(&self, principal: &Principal, id: ProjectId) -> Result<Project> {
@@ -55,4 +85,41 @@ impl Services {
         }
         Ok(project)
     }
+}
+
+fn copy(field: ProjectField, from: &mut ProjectSettings, to: &mut ProjectSettings) {
+    match field {
+        ProjectField::Name => to.name = std::mem::take(&mut from.name),
+        ProjectField::PausedPolicy => to.paused_policy = from.paused_policy,
+        ProjectField::RetryPolicy => to.retry_policy = from.retry_policy.take(),
+        ProjectField::DisablePolicy => to.disable_policy = from.disable_policy,
+    }
+}
+
+async fn audit(
+    tx: &Tx,
+    principal: &Principal,
+    action: &'static str,
+    before: Option<&Project>,
+    after: &Project,
+) -> Result<()> {
+    let summary = |project: &Project| {
+        let settings = &project.settings;
+        serde_json::json!({
+            "name": settings.name,
+            "paused_policy": settings.paused_policy.as_str(),
+            "retry_policy": settings.retry_policy,
+            "disable_policy": settings.disable_policy,
+        })
+        .to_string()
+    };
+    let entry = AuditEntry {
+        principal,
+        project: Some(after.id),
+        action,
+        resource: after.id.to_string(),
+        before: before.map(summary),
+        after: Some(summary(after)),
+    };
+    Ok(tx.audit(entry).await?)
 }

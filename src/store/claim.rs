@@ -1,14 +1,13 @@
-//! Taking due work from the queue, and moving parked work.
+//! Taking due work from the queue.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
 
 use super::error::{Result, StoreError};
-use super::notify::Bells;
 use super::now_sql;
-use super::outcomes::PARKED_PAUSED;
+use super::outcomes::{Hold, Released};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::clock::Timestamp;
@@ -37,6 +36,8 @@ pub struct ClaimedDelivery {
     pub attempts: u16,
     pub budget_start: u16,
     pub created_at: Timestamp,
+    /// It probes an open breaker.
+    pub probe: bool,
     pub message: Arc<Message>,
 }
 
@@ -50,6 +51,14 @@ pub struct Claimed {
 
 /// An event with its project's routing version.
 type Found = (Arc<Message>, i64);
+
+impl ClaimedDelivery {
+    /// Gives it back without an attempt.
+    pub fn release(&self, hold: Hold) -> Released {
+        let hold = if self.probe && hold == Hold::No { Hold::Breaker } else { hold };
+        Released { delivery: self.id, endpoint: self.endpoint, claim: self.claim, hold }
+    }
+}
 
 struct QueueRow {
     id: DeliveryId,
@@ -69,6 +78,14 @@ impl Tx {
             return Err(StoreError::LeaseGone);
         }
         let rows = self.claim_rows(lease, request).await?;
+        self.claimed(lease, rows).await
+    }
+
+    /// What the queue's rows say that a claim returned, with their events.
+    pub(super) async fn claimed(&self, lease: LeaseId, rows: Vec<QueryResult>) -> Result<Claimed> {
+        let mut rows = rows.iter().map(queue_row).collect::<Result<Vec<_>>>()?;
+        // RETURNING is in no order; ids are in the order of creation.
+        rows.sort_by_key(|row| row.id);
         let events = self.events_of(&rows).await?;
         let mut versions = HashMap::new();
         let deliveries = rows.into_iter().filter_map(|row| {
@@ -82,6 +99,7 @@ impl Tx {
                 attempts: row.attempts,
                 budget_start: row.budget_start,
                 created_at: row.created_at,
+                probe: false,
                 message,
             })
         });
@@ -89,7 +107,7 @@ impl Tx {
         Ok(Claimed { deliveries, versions })
     }
 
-    async fn claim_rows(&self, lease: LeaseId, request: &ClaimRequest) -> Result<Vec<QueueRow>> {
+    async fn claim_rows(&self, lease: LeaseId, request: &ClaimRequest) -> Result<Vec<QueryResult>> {
         let backend = self.backend();
         let now = now_sql(backend);
         let lock = match backend {
@@ -124,21 +142,7 @@ impl Tx {
              ) RETURNING id, endpoint_id, event_id, token, attempts, budget_start, created_at"
         );
         let statement = Statement::from_sql_and_values(backend, sql, values);
-        let mut rows = Vec::new();
-        for row in self.db().query_all_raw(statement).await? {
-            rows.push(QueueRow {
-                id: DeliveryId::from_uuid(row.try_get_by_index(0)?),
-                endpoint: EndpointId::from_uuid(row.try_get_by_index(1)?),
-                event: EventId::from_uuid(row.try_get_by_index(2)?),
-                token: row.try_get_by_index(3)?,
-                attempts: count(row.try_get_by_index(4)?),
-                budget_start: count(row.try_get_by_index(5)?),
-                created_at: Timestamp::from_millis(row.try_get_by_index(6)?),
-            });
-        }
-        // RETURNING is in no order; ids are in the order of creation.
-        rows.sort_by_key(|row| row.id);
-        Ok(rows)
+        Ok(self.db().query_all_raw(statement).await?)
     }
 
     async fn events_of(&self, queue: &[QueueRow]) -> Result<HashMap<EventId, Found>> {
@@ -169,34 +173,18 @@ impl Tx {
         }
         Ok(events)
     }
+}
 
-    /// Makes parked work due where its endpoint is not paused any more, or is gone; up to `limit` rows, of
-    /// one endpoint or of all. Says how many.
-    pub async fn unpark(&mut self, endpoint: Option<EndpointId>, limit: u32) -> Result<u64> {
-        let mut values = vec![Value::from(PARKED_PAUSED), Value::from(i64::from(limit))];
-        let mut only = "";
-        if let Some(endpoint) = endpoint {
-            only = "AND endpoint_id = $3";
-            values.push(Value::from(endpoint.uuid()));
-        }
-        // Several nodes may do this at once.
-        let lock = match self.backend() {
-            DbBackend::Postgres => "FOR UPDATE SKIP LOCKED",
-            _ => "",
-        };
-        // 2 is PAUSED.
-        let sql = format!(
-            "UPDATE queue SET parked = 0 WHERE id IN ( \
-             SELECT id FROM queue WHERE parked = $1 AND claimed_by IS NULL {only} AND NOT EXISTS \
-             (SELECT 1 FROM endpoints WHERE endpoints.id = queue.endpoint_id AND endpoints.status = 2) LIMIT $2 {lock})"
-        );
-        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let moved = self.db().execute_raw(statement).await?.rows_affected();
-        if moved > 0 {
-            self.ring(Bells::DUE);
-        }
-        Ok(moved)
-    }
+fn queue_row(row: &QueryResult) -> Result<QueueRow> {
+    Ok(QueueRow {
+        id: DeliveryId::from_uuid(row.try_get_by_index(0)?),
+        endpoint: EndpointId::from_uuid(row.try_get_by_index(1)?),
+        event: EventId::from_uuid(row.try_get_by_index(2)?),
+        token: row.try_get_by_index(3)?,
+        attempts: count(row.try_get_by_index(4)?),
+        budget_start: count(row.try_get_by_index(5)?),
+        created_at: Timestamp::from_millis(row.try_get_by_index(6)?),
+    })
 }
 
 fn count(stored: i16) -> u16 {

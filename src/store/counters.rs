@@ -1,4 +1,4 @@
-//! What attempts add up to: failures in a row for each endpoint, and five-minute sums for charts.
+//! What attempts add up to: five-minute sums for charts.
 
 use std::collections::HashMap;
 
@@ -12,49 +12,6 @@ use crate::domain::id::{EndpointId, ProjectId};
 const ROLLUP_MS: i64 = 5 * 60 * 1000;
 
 impl Tx {
-    /// Counts failures in a row per endpoint. A healthy endpoint costs a look and no write.
-    pub(super) async fn count_failures(&self, finished: &[FinishedAttempt]) -> Result<()> {
-        let mut streaks: HashMap<EndpointId, Streak> = HashMap::new();
-        for one in finished {
-            let streak = streaks.entry(one.attempt.endpoint).or_insert(Streak::new(one.attempt.project));
-            streak.add(one.attempt.outcome.is_success(), one.ended_at);
-        }
-        let mut healed = Rows::new([("id", Kind::Uuid)]);
-        let mut failing = Rows::new([
-            ("id", Kind::Uuid),
-            ("project_id", Kind::Uuid),
-            ("failures", Kind::Int),
-            ("since", Kind::BigInt),
-        ]);
-        let mut streaks: Vec<_> = streaks.into_iter().collect();
-        // Everyone locks rows in the same order.
-        streaks.sort_by_key(|(endpoint, _)| *endpoint);
-        for (endpoint, streak) in streaks {
-            if streak.any_success {
-                healed.push([endpoint.uuid().into()]);
-            }
-            if streak.failures > 0 {
-                failing.push([
-                    endpoint.uuid().into(),
-                    streak.project.uuid().into(),
-                    streak.failures.into(),
-                    streak.since.as_millis().into(),
-                ]);
-            }
-        }
-        let sql = "UPDATE endpoint_health SET consecutive_failures = 0, failing_since = NULL FROM v \
-                   WHERE endpoint_id = v.id AND consecutive_failures > 0";
-        healed.execute(self.db(), sql).await?;
-        // `WHERE true` keeps SQLite from reading ON CONFLICT as a join's ON.
-        let sql = "INSERT INTO endpoint_health (endpoint_id, project_id, consecutive_failures, failing_since) \
-                   SELECT id, project_id, failures, since FROM v WHERE true \
-                   ON CONFLICT (endpoint_id) DO UPDATE SET \
-                   consecutive_failures = endpoint_health.consecutive_failures + excluded.consecutive_failures, \
-                   failing_since = COALESCE(endpoint_health.failing_since, excluded.failing_since)";
-        failing.execute(self.db(), sql).await?;
-        Ok(())
-    }
-
     /// Adds to the five-minute sums that charts read.
     pub(super) async fn add_rollups(&self, finished: &[FinishedAttempt]) -> Result<()> {
         let mut sums: HashMap<(EndpointId, i64), Sum> = HashMap::new();
@@ -108,32 +65,6 @@ impl Tx {
         );
         rows.execute(self.db(), &sql).await?;
         Ok(())
-    }
-}
-
-/// The last failures in a row of an endpoint within one batch.
-struct Streak {
-    project: ProjectId,
-    failures: i32,
-    since: Timestamp,
-    any_success: bool,
-}
-
-impl Streak {
-    fn new(project: ProjectId) -> Self {
-        Self { project, failures: 0, since: Timestamp::from_millis(0), any_success: false }
-    }
-
-    fn add(&mut self, success: bool, at: Timestamp) {
-        if success {
-            self.failures = 0;
-            self.any_success = true;
-            return;
-        }
-        if self.failures == 0 {
-            self.since = at;
-        }
-        self.failures = self.failures.saturating_add(1);
     }
 }
 

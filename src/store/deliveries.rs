@@ -1,29 +1,44 @@
-//! Reading deliveries and attempts, and retrying by hand.
-
-use std::collections::HashMap;
+//! Reading deliveries, and retrying by hand.
 
 use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
 
 use super::Store;
-use super::claim::parse_headers;
 use super::error::{Result, StoreError};
 use super::events::Conditions;
 use super::notify::Bells;
-use super::rows::{Kind, Rows};
 use super::tx::Tx;
-use crate::domain::attempt::{AttemptOutcome, ErrorClass, Timings};
+use crate::domain::attempt::ErrorClass;
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Attempt, Delivery, DeliveryFilter, DeliveryStatus};
-use crate::domain::id::{AttemptId, DeliveryId, EndpointId, EventId, ProjectId};
+use crate::domain::delivery::{Delivery, DeliveryFilter, DeliveryStatus};
+use crate::domain::id::{DeliveryId, EndpointId, EventId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
 
-/// PROCESSING is not stored: it is an open delivery whose queue row a live process holds.
-const SELECT: &str = "SELECT d.id, d.project_id, d.event_id, d.endpoint_id, e.event_type, \
-     CASE WHEN q.claimed_by IS NOT NULL THEN 2 ELSE d.status END, d.attempts, d.next_attempt_at, d.last_error, \
-     d.last_status, d.created_at, d.ended_at \
-     FROM deliveries d JOIN events e ON e.id = d.event_id LEFT JOIN queue q ON q.id = d.id";
-const STATUS: &str = "CASE WHEN q.claimed_by IS NOT NULL THEN 2 ELSE d.status END";
+/// What is stored says less than all. PROCESSING is an open delivery whose queue row a live process holds. And what
+/// is queued for an endpoint that is INACTIVE (3) or gone is DISCARDED from that commit on, though its row changes
+/// a little later.
+macro_rules! dead {
+    () => {
+        "q.id IS NOT NULL AND q.claimed_by IS NULL AND (p.id IS NULL OR p.status = 3)"
+    };
+}
+macro_rules! status {
+    () => {
+        concat!("CASE WHEN q.claimed_by IS NOT NULL THEN 2 WHEN ", dead!(), " THEN 6 ELSE d.status END")
+    };
+}
+const STATUS: &str = status!();
+const SELECT: &str = concat!(
+    "SELECT d.id, d.project_id, d.event_id, d.endpoint_id, e.event_type, ",
+    status!(),
+    ", d.attempts, CASE WHEN ",
+    dead!(),
+    " THEN NULL ELSE d.next_attempt_at END, d.last_error, d.last_status, d.created_at, CASE WHEN ",
+    dead!(),
+    " THEN COALESCE(p.status_changed_at, d.next_attempt_at) ELSE d.ended_at END \
+     FROM deliveries d JOIN events e ON e.id = d.event_id LEFT JOIN queue q ON q.id = d.id \
+     LEFT JOIN endpoints p ON p.id = d.endpoint_id"
+);
 
 impl Store {
     pub async fn delivery(&self, project: ProjectId, id: DeliveryId) -> Result<Option<Delivery>> {
@@ -61,31 +76,6 @@ impl Store {
             self.reader().query_all_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
         let rows = rows.iter().map(read).collect::<Result<Vec<_>>>()?;
         Ok(Page::from_rows(rows, page.size, |delivery| delivery.id.uuid()))
-    }
-
-    /// Oldest first, with what was captured.
-    pub async fn attempts(&self, delivery: DeliveryId, page: PageRequest) -> Result<Page<Attempt>> {
-        let mut conditions = Conditions::new("delivery_id", delivery.uuid().into());
-        if let Some(after) = page.after {
-            conditions.add("id >", after.into());
-        }
-        let (sql, values) = conditions.finish(&format!("SELECT {ATTEMPT} FROM attempts"), "id", page);
-        let rows =
-            self.reader().query_all_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
-        let rows = rows.iter().map(read_attempt).collect::<Result<Vec<_>>>()?;
-        Ok(Page::from_rows(rows, page.size, |attempt| attempt.id.uuid()))
-    }
-
-    /// These attempts, as far as they are kept, without the bodies of their answers.
-    pub async fn attempts_by_id(&self, ids: &[AttemptId]) -> Result<HashMap<AttemptId, Attempt>> {
-        let mut rows = Rows::new([("attempt_id", Kind::Uuid)]);
-        for id in ids {
-            rows.push([id.uuid().into()]);
-        }
-        let columns = ATTEMPT.replace("response_body", "NULL");
-        let sql = format!("SELECT {columns} FROM v JOIN attempts ON attempts.id = v.attempt_id");
-        let found = rows.query(self.reader(), &sql).await?;
-        found.iter().map(|row| read_attempt(row).map(|attempt| (attempt.id, attempt))).collect()
     }
 }
 
@@ -179,54 +169,8 @@ fn read(row: &QueryResult) -> Result<Delivery> {
     })
 }
 
-const ATTEMPT: &str = "id, delivery_id, project_id, endpoint_id, event_id, number, started_at, status_code, \
-                       error_class, error_detail, request_headers, response_headers, response_body, flags, peer, \
-                       dns_us, connect_us, tls_us, first_byte_us, total_us";
-
-fn read_attempt(row: &QueryResult) -> Result<Attempt> {
-    let class = row.try_get_by_index::<Option<i16>>(8)?.and_then(ErrorClass::from_code);
-    let detail: Option<String> = row.try_get_by_index(9)?;
-    let request_headers: Option<String> = row.try_get_by_index(10)?;
-    let response_headers: Option<String> = row.try_get_by_index(11)?;
-    let body: Option<Vec<u8>> = row.try_get_by_index(12)?;
-    let flags: i16 = row.try_get_by_index(13)?;
-    let peer: Option<String> = row.try_get_by_index(14)?;
-    Ok(Attempt {
-        id: AttemptId::from_uuid(row.try_get_by_index(0)?),
-        delivery: DeliveryId::from_uuid(row.try_get_by_index(1)?),
-        project: ProjectId::from_uuid(row.try_get_by_index(2)?),
-        endpoint: EndpointId::from_uuid(row.try_get_by_index(3)?),
-        event: EventId::from_uuid(row.try_get_by_index(4)?),
-        number: unsigned(row.try_get_by_index(5)?).unwrap_or_default(),
-        request_headers: parse_headers(request_headers.as_deref())?,
-        outcome: AttemptOutcome {
-            started_at: Timestamp::from_millis(row.try_get_by_index(6)?),
-            status: row.try_get_by_index::<Option<i16>>(7)?.and_then(unsigned),
-            error: class.map(|class| (class, detail.unwrap_or_default())),
-            response_headers: parse_headers(response_headers.as_deref())?,
-            headers_truncated: flags & 2 != 0,
-            body: body.unwrap_or_default().into(),
-            body_truncated: flags & 1 != 0,
-            peer: peer.and_then(|peer| peer.parse().ok()),
-            timings: Timings {
-                dns_us: micros(row.try_get_by_index(15)?),
-                connect_us: micros(row.try_get_by_index(16)?),
-                tls_us: micros(row.try_get_by_index(17)?),
-                first_byte_us: micros(row.try_get_by_index(18)?),
-                total_us: micros(row.try_get_by_index(19)?).unwrap_or_default(),
-                reused: flags & 4 != 0,
-            },
-            retry_after: None,
-        },
-    })
-}
-
-fn unsigned(stored: i16) -> Option<u16> {
+pub(super) fn unsigned(stored: i16) -> Option<u16> {
     u16::try_from(stored).ok()
-}
-
-fn micros(stored: Option<i32>) -> Option<u32> {
-    stored.and_then(|stored| u32::try_from(stored).ok())
 }
 
 fn time(stored: Option<i64>) -> Option<Timestamp> {

@@ -8,13 +8,15 @@ use uuid::Uuid;
 
 use super::Store;
 use super::error::{Result, StoreError};
-use super::routes::{from_json, millis, secret_place};
+use super::routes::{from_json, millis, policy_of, secret_place};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::attempt::ErrorClass;
 use crate::domain::change::{Change, EndpointChange, EndpointChangeKind};
 use crate::domain::clock::Timestamp;
-use crate::domain::endpoint::{Endpoint, EndpointFilter, EndpointSettings, EndpointStatus, LastResponse};
+use crate::domain::endpoint::{
+    Circuit, Endpoint, EndpointFilter, EndpointSettings, EndpointStatus, LastResponse,
+};
 use crate::domain::id::{EndpointId, ProjectId, SecretId};
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::secret::SigningSecret;
@@ -44,6 +46,8 @@ mod entity {
         pub revision: i64,
         pub created_at: i64,
         pub updated_at: i64,
+        pub disable_policy: Option<String>,
+        pub max_in_flight: i32,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -112,14 +116,6 @@ impl Tx {
         Ok(id)
     }
 
-    /// Zeroes the count of failures in a row.
-    pub async fn reset_health(&self, endpoint: EndpointId) -> Result<()> {
-        let sql = "UPDATE endpoint_health SET consecutive_failures = 0, failing_since = NULL WHERE endpoint_id = $1";
-        let values = [endpoint.uuid().into()];
-        self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
-        Ok(())
-    }
-
     /// Notes for Watch what happened to an endpoint.
     fn tell(&mut self, kind: EndpointChangeKind, endpoint: &Endpoint) -> Result<()> {
         let snapshot = snapshot::write(endpoint)?;
@@ -174,14 +170,16 @@ impl Store {
         Ok(Page::from_rows(endpoints, page.size, |endpoint| endpoint.id.uuid()))
     }
 
-    /// Adds what attempts know of endpoints: failures in a row and the newest answer.
+    /// Adds what attempts know of endpoints: failures in a row, the breaker and the newest answer.
     async fn add_health(&self, endpoints: &mut [Endpoint]) -> Result<()> {
         let mut rows = Rows::new([("id", Kind::Uuid)]);
         for endpoint in endpoints.iter() {
             rows.push([endpoint.id.uuid().into()]);
         }
-        let sql = "SELECT v.id, h.consecutive_failures, r.last_at, r.last_status, r.last_error FROM v \
+        let sql = "SELECT v.id, h.consecutive_failures, r.last_at, r.last_status, r.last_error, h.breaker_opens, \
+                   h.breaker_until, q.id FROM v \
                    LEFT JOIN endpoint_health h ON h.endpoint_id = v.id \
+                   LEFT JOIN queue q ON q.id = h.breaker_probe AND q.claimed_by IS NOT NULL \
                    LEFT JOIN rollups r ON r.endpoint_id = v.id AND r.bucket_at = \
                    (SELECT MAX(bucket_at) FROM rollups n WHERE n.endpoint_id = v.id)";
         let mut health = HashMap::new();
@@ -196,12 +194,21 @@ impl Store {
                     error: row.try_get_by_index::<Option<i16>>(4)?.and_then(ErrorClass::from_code),
                 }),
             };
-            health
-                .insert(id, (failures.and_then(|count| u32::try_from(count).ok()).unwrap_or_default(), last));
+            let opens = row.try_get_by_index::<Option<i16>>(5)?.unwrap_or_default();
+            let circuit = match row.try_get_by_index::<Option<i64>>(6)? {
+                _ if opens == 0 => Circuit::Closed,
+                Some(until) if row.try_get_by_index::<Option<Uuid>>(7)?.is_none() => {
+                    Circuit::Open(Timestamp::from_millis(until))
+                }
+                _ => Circuit::HalfOpen,
+            };
+            let failures = failures.and_then(|count| u32::try_from(count).ok()).unwrap_or_default();
+            health.insert(id, (failures, circuit, last));
         }
         for endpoint in endpoints {
-            if let Some((failures, last)) = health.remove(&endpoint.id.uuid()) {
+            if let Some((failures, circuit, last)) = health.remove(&endpoint.id.uuid()) {
                 endpoint.consecutive_failures = failures;
+                endpoint.circuit = circuit;
                 endpoint.last_response = last;
             }
         }
@@ -221,8 +228,10 @@ impl Store {
                 owner_id: row.owner_id,
                 labels: from_json(&row.labels)?,
                 http_timeout: millis(row.http_timeout_ms),
-                retry_policy: row.retry_policy.as_deref().map(from_json).transpose()?,
+                retry_policy: policy_of(row.retry_policy)?,
+                disable_policy: policy_of(row.disable_policy)?,
                 headers: self.open_headers(project, id, row.headers_sealed)?,
+                max_in_flight: u16::try_from(row.max_in_flight).unwrap_or_default(),
             },
             status: EndpointStatus::from_code(row.status)
                 .ok_or_else(|| StoreError::Corrupt(format!("the status of {id}")))?,
@@ -233,6 +242,7 @@ impl Store {
             created_at: Timestamp::from_millis(row.created_at),
             updated_at: Timestamp::from_millis(row.updated_at),
             consecutive_failures: 0,
+            circuit: Circuit::Closed,
             last_response: None,
         })
     }
@@ -240,6 +250,7 @@ impl Store {
     fn row_of(&self, endpoint: &Endpoint) -> Result<entity::ActiveModel> {
         let settings = &endpoint.settings;
         let retry = settings.retry_policy.as_ref().map(to_json).transpose()?;
+        let disable = settings.disable_policy.as_ref().map(to_json).transpose()?;
         Ok(entity::ActiveModel {
             id: Set(endpoint.id.uuid()),
             project_id: Set(endpoint.project.uuid()),
@@ -259,6 +270,8 @@ impl Store {
             revision: Set(endpoint.revision),
             created_at: Set(endpoint.created_at.as_millis()),
             updated_at: Set(endpoint.updated_at.as_millis()),
+            disable_policy: Set(disable),
+            max_in_flight: Set(settings.max_in_flight.into()),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Writing published events with their deliveries: many events in one transaction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
@@ -8,7 +8,7 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 use super::error::Result;
 use super::lease::stands_sql;
 use super::notify::Bells;
-use super::outcomes::PARKED_PAUSED;
+use super::outcomes::Hold;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
@@ -33,8 +33,8 @@ pub struct NewDelivery {
     pub status: DeliveryStatus,
     /// Born claimed: goes straight to its lane in this process. Otherwise it lies due for any node.
     pub claimed: bool,
-    /// Held because its endpoint is paused.
-    pub parked: bool,
+    /// Kept out of the scan, and why.
+    pub hold: Hold,
 }
 
 /// The fencing token of deliveries that are born claimed.
@@ -156,13 +156,26 @@ impl Tx {
         Ok(claims.iter().map(verdict).collect())
     }
 
-    /// Writes events and their deliveries, and notes what Watch will tell.
-    pub async fn insert_events(&mut self, lease: LeaseId, events: &[NewEvent<'_>]) -> Result<()> {
+    /// Writes events and their deliveries, and notes what Watch will tell. Returns the endpoints whose breaker
+    /// was believed to be open and is not.
+    pub async fn insert_events(
+        &mut self,
+        lease: LeaseId,
+        events: &[NewEvent<'_>],
+    ) -> Result<Vec<EndpointId>> {
+        let resting: HashSet<EndpointId> = events
+            .iter()
+            .flat_map(|new| &new.deliveries)
+            .filter(|delivery| delivery.hold == Hold::Breaker)
+            .map(|delivery| delivery.endpoint)
+            .collect();
+        let open = self.held_open(resting.iter().copied()).await?;
         self.insert_event_rows(events).await?;
         self.insert_delivery_rows(events).await?;
-        self.insert_queue_rows(lease, events).await?;
-        let lies_due =
-            |delivery: &NewDelivery| !delivery.claimed && !delivery.parked && !delivery.status.is_final();
+        self.insert_queue_rows(lease, events, &open).await?;
+        let lies_due = |delivery: &NewDelivery| {
+            !delivery.claimed && delivery.hold == Hold::No && !delivery.status.is_final()
+        };
         if events.iter().flat_map(|new| &new.deliveries).any(lies_due) {
             self.ring(Bells::DUE);
         }
@@ -171,7 +184,7 @@ impl Tx {
                 self.record(Change::Delivery(created(new.event, delivery)));
             }
         }
-        Ok(())
+        Ok(resting.difference(&open).copied().collect())
     }
 
     async fn insert_event_rows(&self, events: &[NewEvent<'_>]) -> Result<()> {
@@ -247,7 +260,13 @@ impl Tx {
         Ok(())
     }
 
-    async fn insert_queue_rows(&self, lease: LeaseId, events: &[NewEvent<'_>]) -> Result<()> {
+    /// `open` are the breakers that are.
+    async fn insert_queue_rows(
+        &self,
+        lease: LeaseId,
+        events: &[NewEvent<'_>],
+        open: &HashSet<EndpointId>,
+    ) -> Result<()> {
         let mut rows = Rows::new([
             ("id", Kind::Uuid),
             ("project_id", Kind::Uuid),
@@ -259,6 +278,10 @@ impl Tx {
         ]);
         for new in events {
             for delivery in new.deliveries.iter().filter(|delivery| !delivery.status.is_final()) {
+                let hold = match delivery.hold {
+                    Hold::Breaker if !open.contains(&delivery.endpoint) => Hold::No,
+                    hold => hold,
+                };
                 let holder = if delivery.claimed { lease.uuid() } else { uuid::Uuid::nil() };
                 rows.push([
                     delivery.id.uuid().into(),
@@ -266,7 +289,7 @@ impl Tx {
                     delivery.endpoint.uuid().into(),
                     new.event.message.event.uuid().into(),
                     new.event.created_at.as_millis().into(),
-                    if delivery.parked { PARKED_PAUSED } else { 0 }.into(),
+                    hold.code().into(),
                     holder.into(),
                 ]);
             }

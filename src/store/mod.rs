@@ -3,6 +3,9 @@
 //! Reads go through `Store`, writes through a [`Tx`], which ends with the change record of what it changed.
 //! Nothing here decides what should happen; it says what is stored and changes it in one piece.
 
+mod align;
+mod attempts;
+mod breaker;
 mod changes;
 mod claim;
 mod connect;
@@ -12,6 +15,7 @@ mod endpoints;
 mod error;
 mod events;
 mod gauges;
+mod health;
 mod ingest;
 mod lease;
 mod meta;
@@ -39,10 +43,11 @@ pub use connect::{DatabaseUrl, StoreSettings};
 pub use endpoints::snapshot;
 pub use error::{Result, StoreError};
 pub use gauges::QueueGauges;
+pub use health::{Aftermath, FailureRules};
 pub use ingest::{FIRST_TOKEN, Footing, KeyVerdict, NewDelivery, NewEvent};
 pub use lease::Lease;
 pub use notify::{Bells, Listener, Ringer};
-pub use outcomes::{Discarded, FinishedAttempt, Next, Released};
+pub use outcomes::{Discarded, FinishedAttempt, Hold, Next, Released};
 pub use tx::{AuditEntry, Tx};
 pub use vault::{MasterKey, Place, Vault};
 

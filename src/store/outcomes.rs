@@ -1,37 +1,62 @@
 //! Writing what became of attempts: many outcomes in one transaction, each fenced by its claim.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use sea_orm::QueryResult;
 
 use super::error::Result;
-use super::ingest::headers_json;
+use super::health::{Aftermath, FailureRules, Streaks};
 use super::notify::Bells;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Claim, DeliveryStatus};
+use crate::domain::disable::DisablePolicy;
 use crate::domain::id::{DeliveryId, EndpointId, EventId, ProjectId};
 
 /// What happens next to a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     Success,
+    /// The same process tries again at once, under the same claim; the attempt counts for nothing.
+    Again,
     Retry(Timestamp),
     Failed,
+    /// It failed, and its endpoint is INACTIVE or gone.
+    Discarded,
 }
 
 impl Next {
     const fn status(self) -> DeliveryStatus {
         match self {
             Self::Success => DeliveryStatus::Success,
-            Self::Retry(_) => DeliveryStatus::Retry,
+            Self::Again | Self::Retry(_) => DeliveryStatus::Retry,
             Self::Failed => DeliveryStatus::Failed,
+            Self::Discarded => DeliveryStatus::Discarded,
         }
     }
 }
+
+/// Why a queued delivery is kept out of the scan. Stored numbers of `queue.parked`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hold {
+    #[default]
+    No = 0,
+    /// Its endpoint is paused.
+    Paused = 1,
+    /// Its endpoint's breaker is open.
+    Breaker = 2,
+}
+
+impl Hold {
+    pub const fn code(self) -> i16 {
+        self as i16
+    }
+}
+
+pub(super) const PARKED_BREAKER: i16 = Hold::Breaker.code();
 
 /// An attempt that was made, with the claim it was made under.
 #[derive(Clone, Debug)]
@@ -44,18 +69,53 @@ pub struct FinishedAttempt {
     pub created_at: Timestamp,
     pub ended_at: Timestamp,
     pub next: Next,
+    /// Attempts made when the delivery's budget begins.
+    pub budget_start: u16,
+    /// The endpoint's, as the attempt knew it.
+    pub disable: DisablePolicy,
+    /// It probed an open breaker.
+    pub probe: bool,
+    /// Where it went; empty where the URL is not allowed any more.
+    pub host: Arc<str>,
+}
+
+impl FinishedAttempt {
+    /// The same without what the receiver sent, in case that is what the database refuses.
+    pub fn without_capture(mut self) -> Self {
+        let outcome = &mut self.attempt.outcome;
+        outcome.response_headers.clear();
+        outcome.headers_truncated = true;
+        outcome.body = bytes::Bytes::new();
+        outcome.body_truncated = true;
+        self
+    }
+
+    /// When the next attempt is due, and when the delivery ended.
+    const fn times(&self, next: Next) -> (Option<Timestamp>, Option<Timestamp>) {
+        match next {
+            Next::Again => (Some(self.ended_at), None),
+            Next::Retry(due) => (Some(due), None),
+            Next::Success | Next::Failed | Next::Discarded => (None, Some(self.ended_at)),
+        }
+    }
+}
+
+/// An attempt with what it leads to, now that its endpoint's state is known.
+struct Fate<'a> {
+    one: &'a FinishedAttempt,
+    next: Next,
 }
 
 /// A claim given back without an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Released {
     pub delivery: DeliveryId,
+    pub endpoint: EndpointId,
     pub claim: Claim,
-    /// Keep it out of the scan until its endpoint is resumed.
-    pub park: bool,
+    pub hold: Hold,
 }
 
-/// A claimed delivery whose endpoint is gone.
+/// A claimed delivery whose endpoint is INACTIVE or gone.
 #[derive(Clone, Debug)]
 pub struct Discarded {
     pub delivery: DeliveryId,
@@ -63,35 +123,65 @@ pub struct Discarded {
     pub project: ProjectId,
     pub event: EventId,
     pub endpoint: EndpointId,
+    pub owner: Option<Arc<str>>,
     pub event_type: Arc<str>,
     pub attempts: u16,
     pub created_at: Timestamp,
 }
 
-/// `queue.parked` of work whose endpoint is paused.
-pub(super) const PARKED_PAUSED: i16 = 1;
-
 impl Tx {
-    /// Writes attempts, moves their deliveries on, and counts for endpoints and charts.
+    /// Writes attempts, moves their deliveries on, judges their endpoints, and counts for charts.
     ///
-    /// A delivery whose claim is no longer ours keeps its state; its attempt was made and is recorded all the
-    /// same. Safe to repeat after a commit whose answer was lost. Returns the deliveries that were moved.
-    pub async fn finish_attempts(&mut self, finished: &[FinishedAttempt]) -> Result<HashSet<DeliveryId>> {
-        let held = self.settle_queue(finished).await?;
+    /// A delivery whose claim is no longer ours keeps its state, and its endpoint too; its attempt was made and is
+    /// recorded all the same. Safe to repeat after a commit whose answer was lost.
+    pub async fn finish_attempts(
+        &mut self,
+        finished: &[FinishedAttempt],
+        rules: &FailureRules,
+    ) -> Result<Aftermath> {
+        let streaks = Streaks::of(finished);
+        let states = self.states_of(finished).await?;
+        let bumped = self.bump_ahead(&streaks, &states, rules).await?;
+        let is_closed = |one: &FinishedAttempt| {
+            one.attempt.outcome.error.is_some()
+                && one.attempt.outcome.counts()
+                && states.is_closed(one.attempt.endpoint)
+        };
+        let fates: Vec<Fate<'_>> = finished
+            .iter()
+            .map(|one| match one.next {
+                Next::Retry(_) | Next::Failed if is_closed(one) => Fate { one, next: Next::Discarded },
+                next => Fate { one, next },
+            })
+            .collect();
+        let held = self.settle_queue(&fates).await?;
         self.insert_attempts(finished).await?;
-        let moved: Vec<&FinishedAttempt> =
-            finished.iter().filter(|one| held.contains(&one.attempt.delivery)).collect();
+        let mut moved = fates;
+        moved.retain(|fate| held.contains(&fate.one.attempt.delivery));
+        let counted = moved.iter().filter(|fate| fate.next != Next::Discarded).map(|fate| fate.one);
+        let earlier = self.take_changes();
+        let aftermath = self.judge_endpoints(&Streaks::of(counted), bumped, rules).await?;
+        self.hold_back(&mut moved, &aftermath).await?;
         self.move_deliveries(&moved).await?;
-        self.count_failures(finished).await?;
         self.add_rollups(finished).await?;
-        for one in &moved {
-            self.record(Change::Delivery(attempted(one)));
+        // The attempts are told before what they led to.
+        let transitions = self.take_changes();
+        let attempts = moved.iter().map(|fate| Change::Delivery(attempted(fate)));
+        for change in earlier.into_iter().chain(attempts).chain(transitions) {
+            self.record(change);
         }
-        Ok(held)
+        Ok(aftermath)
     }
 
     /// Ends or reschedules the claimed rows; says which were still ours.
-    async fn settle_queue(&self, finished: &[FinishedAttempt]) -> Result<HashSet<DeliveryId>> {
+    async fn settle_queue(&self, fates: &[Fate<'_>]) -> Result<HashSet<DeliveryId>> {
+        let mut again = Rows::new([
+            ("id", Kind::Uuid),
+            ("token", Kind::BigInt),
+            ("lease", Kind::Uuid),
+            ("attempts", Kind::SmallInt),
+            ("budget_start", Kind::SmallInt),
+        ]);
         let mut ends = Rows::new([("id", Kind::Uuid), ("token", Kind::BigInt), ("lease", Kind::Uuid)]);
         let mut retries = Rows::new([
             ("id", Kind::Uuid),
@@ -100,95 +190,53 @@ impl Tx {
             ("due_at", Kind::BigInt),
             ("attempts", Kind::SmallInt),
         ]);
-        for one in finished {
+        for Fate { one, next } in fates {
             let id = one.attempt.delivery.uuid();
-            match one.next {
-                Next::Retry(due) => retries.push([
-                    id.into(),
-                    one.claim.token.into(),
-                    one.claim.lease.uuid().into(),
-                    due.as_millis().into(),
-                    small(one.attempt.number).into(),
-                ]),
-                Next::Success | Next::Failed => {
-                    ends.push([id.into(), one.claim.token.into(), one.claim.lease.uuid().into()])
+            let (token, lease) = (one.claim.token.into(), one.claim.lease.uuid().into());
+            let attempts = small(one.attempt.number).into();
+            match next {
+                Next::Again => {
+                    again.push([id.into(), token, lease, attempts, small(one.budget_start).into()])
                 }
+                Next::Retry(due) => retries.push([id.into(), token, lease, due.as_millis().into(), attempts]),
+                Next::Success | Next::Failed | Next::Discarded => ends.push([id.into(), token, lease]),
             }
         }
-        let mut held = ids(&ends.query(self.db(), DELETE_HELD).await?)?;
-        let sql = "UPDATE queue SET claimed_by = NULL, due_at = v.due_at, attempts = v.attempts FROM v \
+        // First, because the attempt after it may be in the same batch.
+        let sql = "UPDATE queue SET attempts = v.attempts, budget_start = v.budget_start FROM v \
+                   WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease \
+                   RETURNING queue.id";
+        let mut held = ids(&again.query(self.db(), sql).await?)?;
+        held.extend(ids(&ends.query(self.db(), DELETE_HELD).await?)?);
+        let sql = "UPDATE queue SET claimed_by = NULL, parked = 0, due_at = v.due_at, attempts = v.attempts FROM v \
                    WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease \
                    RETURNING queue.id";
         held.extend(ids(&retries.query(self.db(), sql).await?)?);
         Ok(held)
     }
 
-    async fn insert_attempts(&self, finished: &[FinishedAttempt]) -> Result<()> {
-        let mut rows = Rows::new([
-            ("id", Kind::Uuid),
-            ("delivery_id", Kind::Uuid),
-            ("project_id", Kind::Uuid),
-            ("endpoint_id", Kind::Uuid),
-            ("event_id", Kind::Uuid),
-            ("number", Kind::SmallInt),
-            ("started_at", Kind::BigInt),
-            ("status_code", Kind::SmallInt),
-            ("error_class", Kind::SmallInt),
-            ("error_detail", Kind::Text),
-            ("request_headers", Kind::Text),
-            ("response_headers", Kind::Text),
-            ("response_body", Kind::Bytes),
-            ("flags", Kind::SmallInt),
-            ("peer", Kind::Text),
-            ("dns_us", Kind::Int),
-            ("connect_us", Kind::Int),
-            ("tls_us", Kind::Int),
-            ("first_byte_us", Kind::Int),
-            ("total_us", Kind::Int),
-        ]);
-        for one in finished {
-            let (attempt, outcome) = (&one.attempt, &one.attempt.outcome);
-            let timings = &outcome.timings;
-            let (class, detail) = match &outcome.error {
-                Some((class, detail)) => (class.code(), detail.clone()),
-                None => (ABSENT, String::new()),
-            };
-            rows.push([
-                attempt.id.uuid().into(),
-                attempt.delivery.uuid().into(),
-                attempt.project.uuid().into(),
-                attempt.endpoint.uuid().into(),
-                attempt.event.uuid().into(),
-                small(attempt.number).into(),
-                outcome.started_at.as_millis().into(),
-                outcome.status.map_or(ABSENT, small).into(),
-                class.into(),
-                detail.into(),
-                headers_json(&attempt.request_headers).into(),
-                headers_json(&outcome.response_headers).into(),
-                outcome.body.to_vec().into(),
-                flags(attempt).into(),
-                outcome.peer.map(|peer| peer.to_string()).unwrap_or_default().into(),
-                micros(timings.dns_us).into(),
-                micros(timings.connect_us).into(),
-                micros(timings.tls_us).into(),
-                micros(timings.first_byte_us).into(),
-                micros(Some(timings.total_us)).into(),
-            ]);
+    /// What was rescheduled for an endpoint that is INACTIVE now ends, and is parked where the breaker is open.
+    async fn hold_back(&self, moved: &mut [Fate<'_>], aftermath: &Aftermath) -> Result<()> {
+        let disabled: HashSet<EndpointId> =
+            aftermath.disabled.iter().map(|(_, _, endpoint)| *endpoint).collect();
+        let mut ended = Rows::new([("id", Kind::Uuid)]);
+        let mut parked = Rows::new([("id", Kind::Uuid)]);
+        for fate in moved.iter_mut().filter(|fate| matches!(fate.next, Next::Retry(_))) {
+            let attempt = &fate.one.attempt;
+            if disabled.contains(&attempt.endpoint) {
+                fate.next = Next::Discarded;
+                ended.push([attempt.delivery.uuid().into()]);
+            } else if aftermath.open.contains(&attempt.endpoint) {
+                parked.push([attempt.delivery.uuid().into()]);
+            }
         }
-        let sql = "INSERT INTO attempts (id, delivery_id, project_id, endpoint_id, event_id, number, started_at, \
-                   status_code, error_class, error_detail, request_headers, response_headers, response_body, \
-                   flags, peer, dns_us, connect_us, tls_us, first_byte_us, total_us) \
-                   SELECT id, delivery_id, project_id, endpoint_id, event_id, number, started_at, \
-                   NULLIF(status_code, -1), NULLIF(error_class, -1), NULLIF(error_detail, ''), request_headers, \
-                   NULLIF(response_headers, ''), response_body, flags, NULLIF(peer, ''), NULLIF(dns_us, -1), \
-                   NULLIF(connect_us, -1), NULLIF(tls_us, -1), NULLIF(first_byte_us, -1), total_us FROM v WHERE true \
-                   ON CONFLICT (id) DO NOTHING";
-        rows.execute(self.db(), sql).await?;
+        ended.execute(self.db(), "DELETE FROM queue WHERE id IN (SELECT id FROM v)").await?;
+        let sql = format!("UPDATE queue SET parked = {PARKED_BREAKER} FROM v WHERE queue.id = v.id");
+        parked.execute(self.db(), &sql).await?;
         Ok(())
     }
 
-    async fn move_deliveries(&self, moved: &[&FinishedAttempt]) -> Result<()> {
+    async fn move_deliveries(&self, moved: &[Fate<'_>]) -> Result<()> {
         let mut rows = Rows::new([
             ("id", Kind::Uuid),
             ("status", Kind::SmallInt),
@@ -198,20 +246,23 @@ impl Tx {
             ("last_status", Kind::SmallInt),
             ("ended_at", Kind::BigInt),
         ]);
-        for one in moved {
+        // A free attempt and the one after it may be in the same batch: the later one is what counts.
+        let mut last: HashMap<DeliveryId, &Fate<'_>> = HashMap::with_capacity(moved.len());
+        for fate in moved {
+            last.insert(fate.one.attempt.delivery, fate);
+        }
+        for Fate { one, next } in last.into_values() {
             let outcome = &one.attempt.outcome;
-            let (next, end) = match one.next {
-                Next::Retry(due) => (due.as_millis(), i64::from(ABSENT)),
-                Next::Success | Next::Failed => (i64::from(ABSENT), one.ended_at.as_millis()),
-            };
+            let (due, end) = one.times(*next);
+            let millis = |time: Option<Timestamp>| time.map_or(i64::from(ABSENT), Timestamp::as_millis);
             rows.push([
                 one.attempt.delivery.uuid().into(),
-                one.next.status().code().into(),
+                next.status().code().into(),
                 small(one.attempt.number).into(),
-                next.into(),
+                millis(due).into(),
                 outcome.error.as_ref().map_or(ABSENT, |(class, _)| class.code()).into(),
                 outcome.status.map_or(ABSENT, small).into(),
-                end.into(),
+                millis(end).into(),
             ]);
         }
         let sql = "UPDATE deliveries SET status = v.status, attempts = v.attempts, \
@@ -241,7 +292,7 @@ impl Tx {
                 delivery: one.delivery,
                 event: one.event,
                 endpoint: one.endpoint,
-                owner: None,
+                owner: one.owner.clone(),
                 event_type: one.event_type.clone(),
                 status,
                 attempts: one.attempts,
@@ -259,8 +310,12 @@ impl Tx {
         Ok(())
     }
 
-    /// Gives claims back; parks those whose endpoint is paused.
-    pub async fn release(&mut self, released: &[Released]) -> Result<()> {
+    /// Gives claims back; parks those that are to be held, if there is still a reason to. Returns the endpoints
+    /// whose breaker was believed to be open and is not.
+    pub async fn release(&mut self, released: &[Released]) -> Result<Vec<EndpointId>> {
+        let resting: HashSet<EndpointId> =
+            released.iter().filter(|one| one.hold == Hold::Breaker).map(|one| one.endpoint).collect();
+        let open = self.held_open(resting.iter().copied()).await?;
         let mut rows = Rows::new([
             ("id", Kind::Uuid),
             ("token", Kind::BigInt),
@@ -268,22 +323,30 @@ impl Tx {
             ("parked", Kind::SmallInt),
         ]);
         for one in released {
-            let parked = if one.park { PARKED_PAUSED } else { 0 };
+            let hold = match one.hold {
+                Hold::Breaker if !open.contains(&one.endpoint) => Hold::No,
+                hold => hold,
+            };
             rows.push([
                 one.delivery.uuid().into(),
                 one.claim.token.into(),
                 one.claim.lease.uuid().into(),
-                parked.into(),
+                hold.code().into(),
             ]);
         }
-        // Resumed meanwhile, it must not be parked: nobody would let it go before the slow round. 2 is PAUSED.
-        let sql = "UPDATE queue SET claimed_by = NULL, parked = CASE WHEN EXISTS (SELECT 1 FROM endpoints \
-                   WHERE endpoints.id = queue.endpoint_id AND endpoints.status = 2) THEN v.parked ELSE 0 END FROM v \
+        // Resumed meanwhile, it must not be parked: nobody would let it go before the slow round. 1 is held for a
+        // pause, and 2 the status PAUSED.
+        let sql = "UPDATE queue SET claimed_by = NULL, parked = CASE WHEN v.parked = 1 AND NOT EXISTS \
+                   (SELECT 1 FROM endpoints WHERE endpoints.id = queue.endpoint_id AND endpoints.status = 2) \
+                   THEN 0 ELSE v.parked END FROM v \
                    WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease";
-        if rows.execute(self.db(), sql).await? > 0 {
+        let given_back = rows.execute(self.db(), sql).await?;
+        // Rung for nothing where all of it rests, which is what a breaker is for.
+        let rests = |one: &Released| one.hold == Hold::Breaker && open.contains(&one.endpoint);
+        if given_back > 0 && !released.iter().all(rests) {
             self.ring(Bells::DUE);
         }
-        Ok(())
+        Ok(resting.difference(&open).copied().collect())
     }
 }
 
@@ -294,12 +357,10 @@ const DELETE_HELD: &str =
 /// Stands for NULL among rows.
 pub(super) const ABSENT: i16 = -1;
 
-fn attempted(one: &FinishedAttempt) -> DeliveryChange {
+fn attempted(fate: &Fate<'_>) -> DeliveryChange {
+    let one = fate.one;
     let attempt = &one.attempt;
-    let (next_attempt_at, ended_at) = match one.next {
-        Next::Retry(due) => (Some(due), None),
-        Next::Success | Next::Failed => (None, Some(one.ended_at)),
-    };
+    let (next_attempt_at, ended_at) = one.times(fate.next);
     DeliveryChange {
         kind: DeliveryChangeKind::Attempted,
         project: attempt.project,
@@ -308,7 +369,7 @@ fn attempted(one: &FinishedAttempt) -> DeliveryChange {
         endpoint: attempt.endpoint,
         owner: one.owner.clone(),
         event_type: one.event_type.clone(),
-        status: one.next.status(),
+        status: fate.next.status(),
         attempts: attempt.number,
         next_attempt_at,
         last_error: attempt.outcome.error.as_ref().map(|(class, _)| *class),
@@ -319,19 +380,8 @@ fn attempted(one: &FinishedAttempt) -> DeliveryChange {
     }
 }
 
-fn flags(attempt: &Attempt) -> i16 {
-    let outcome = &attempt.outcome;
-    i16::from(outcome.body_truncated)
-        | i16::from(outcome.headers_truncated) << 1
-        | i16::from(outcome.timings.reused) << 2
-}
-
 pub(super) fn small(number: u16) -> i16 {
     i16::try_from(number).unwrap_or(i16::MAX)
-}
-
-fn micros(value: Option<u32>) -> i32 {
-    value.map_or(-1, |value| i32::try_from(value).unwrap_or(i32::MAX))
 }
 
 fn ids(rows: &[QueryResult]) -> Result<HashSet<DeliveryId>> {

@@ -2,19 +2,22 @@
 
 use std::collections::HashSet;
 
+use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::entity::prelude::*;
-use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect};
+use sea_orm::{QueryOrder, QuerySelect};
 use uuid::Uuid;
 
 use super::Store;
+use super::endpoints::to_json;
 use super::error::{Result, StoreError};
+use super::routes::policy_of;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::clock::Timestamp;
 use crate::domain::id::{KeyId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::principal::Scopes;
-use crate::domain::project::{ApiKey, PausedPolicy, Project};
+use crate::domain::project::{ApiKey, PausedPolicy, Project, ProjectSettings};
 
 mod project {
     use sea_orm::entity::prelude::*;
@@ -28,6 +31,9 @@ mod project {
         pub paused_policy: i16,
         pub routing_version: i64,
         pub created_at: i64,
+        pub retry_policy: Option<String>,
+        pub disable_policy: Option<String>,
+        pub version: i64,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -62,14 +68,21 @@ mod api_key {
 
 impl Tx {
     pub async fn insert_project(&self, project: &Project) -> Result<()> {
-        let row = project::ActiveModel {
-            id: Set(project.id.uuid()),
-            name: Set(project.name.clone()),
-            paused_policy: Set(project.paused_policy.code()),
-            routing_version: Set(1),
-            created_at: Set(project.created_at.as_millis()),
-        };
+        let row = project::ActiveModel { routing_version: Set(1), ..row_of(project)? };
         project::Entity::insert(row).exec_without_returning(self.db()).await?;
+        Ok(())
+    }
+
+    /// A project as of this transaction.
+    pub async fn project(&self, id: ProjectId) -> Result<Option<Project>> {
+        let row = project::Entity::find_by_id(id.uuid()).one(self.db()).await?;
+        row.map(project_of).transpose()
+    }
+
+    /// Writes a changed project; its routing version is bumped apart.
+    pub async fn update_project(&self, project: &Project) -> Result<()> {
+        let row = row_of(project)?;
+        project::Entity::update(row).validate().map_err(StoreError::from)?.exec(self.db()).await?;
         Ok(())
     }
 
@@ -177,12 +190,32 @@ impl Store {
     }
 }
 
+fn row_of(project: &Project) -> Result<project::ActiveModel> {
+    let settings = &project.settings;
+    Ok(project::ActiveModel {
+        id: Set(project.id.uuid()),
+        name: Set(settings.name.clone()),
+        paused_policy: Set(settings.paused_policy.code()),
+        retry_policy: Set(settings.retry_policy.as_ref().map(to_json).transpose()?),
+        disable_policy: Set(settings.disable_policy.as_ref().map(to_json).transpose()?),
+        version: Set(project.version),
+        created_at: Set(project.created_at.as_millis()),
+        // Bumped apart.
+        routing_version: NotSet,
+    })
+}
+
 fn project_of(row: project::Model) -> Result<Project> {
     Ok(Project {
         id: ProjectId::from_uuid(row.id),
-        name: row.name,
-        paused_policy: PausedPolicy::from_code(row.paused_policy)
-            .ok_or_else(|| StoreError::Corrupt("a project's paused_policy".to_owned()))?,
+        settings: ProjectSettings {
+            name: row.name,
+            paused_policy: PausedPolicy::from_code(row.paused_policy)
+                .ok_or_else(|| StoreError::Corrupt("a project's paused_policy".to_owned()))?,
+            retry_policy: policy_of(row.retry_policy)?,
+            disable_policy: policy_of(row.disable_policy)?,
+        },
+        version: row.version,
         created_at: Timestamp::from_millis(row.created_at),
     })
 }

@@ -14,6 +14,7 @@ use super::error::{Result, StoreError};
 use super::rows::{Kind, Rows};
 use super::vault::Place;
 use crate::domain::clock::Timestamp;
+use crate::domain::disable::DisablePolicy;
 use crate::domain::endpoint::{CustomHeader, EndpointStatus};
 use crate::domain::id::{EndpointId, ProjectId, SecretId};
 use crate::domain::project::PausedPolicy;
@@ -59,35 +60,39 @@ impl Store {
         project: ProjectId,
         rules: &UrlRules,
     ) -> Result<Option<ProjectRoutes>> {
-        let sql = "SELECT routing_version, paused_policy FROM projects WHERE id = $1";
+        let sql =
+            "SELECT routing_version, paused_policy, retry_policy, disable_policy FROM projects WHERE id = $1";
         let Some(row) = query(txn, sql, project).await?.into_iter().next() else { return Ok(None) };
         let version = row.try_get_by_index(0)?;
         let policy = PausedPolicy::from_code(row.try_get_by_index(1)?)
             .ok_or_else(|| StoreError::Corrupt("a project's paused_policy".to_owned()))?;
+        let retry: RetryPolicy = policy_of(row.try_get_by_index(2)?)?.unwrap_or_default();
+        let disable: DisablePolicy = policy_of(row.try_get_by_index(3)?)?.unwrap_or_default();
 
         let mut secrets = self.live_secrets(txn, project).await?;
         let mut patterns = enabled_patterns(txn, project).await?;
-        let sql = "SELECT id, url, owner_id, http_timeout_ms, retry_policy, headers_sealed, status \
+        let sql = "SELECT id, url, owner_id, http_timeout_ms, retry_policy, headers_sealed, status, \
+                   disable_policy, max_in_flight \
                    FROM endpoints WHERE project_id = $1";
         let mut routes = Vec::new();
         for row in query(txn, sql, project).await? {
             let id = EndpointId::from_uuid(row.try_get_by_index(0)?);
             let url: String = row.try_get_by_index(1)?;
             let owner: Option<String> = row.try_get_by_index(2)?;
-            let retry: Option<String> = row.try_get_by_index(4)?;
+            let url = rules.parse(&url).ok();
             routes.push(EndpointRoute {
                 id,
                 owner: owner.map(Into::into),
                 status: EndpointStatus::from_code(row.try_get_by_index(6)?)
                     .ok_or_else(|| StoreError::Corrupt(format!("the status of {id}")))?,
-                url: rules.parse(&url).ok(),
+                host: url.as_ref().map(|url| url.host().to_string()).unwrap_or_default().into(),
+                url,
                 timeout: millis(row.try_get_by_index(3)?),
                 headers: self.open_headers(project, id, row.try_get_by_index(5)?)?,
                 secrets: secrets.remove(&id).unwrap_or_default(),
-                retry: match retry {
-                    Some(json) => from_json(&json)?,
-                    None => RetryPolicy::default(),
-                },
+                retry: policy_of(row.try_get_by_index(4)?)?.unwrap_or_else(|| retry.clone()),
+                disable: policy_of(row.try_get_by_index(7)?)?.unwrap_or(disable),
+                max_in_flight: u16::try_from(row.try_get_by_index::<i32>(8)?).unwrap_or_default(),
                 patterns: patterns.remove(&id).unwrap_or_default(),
             });
         }
@@ -187,6 +192,11 @@ pub(super) fn secret_place(project: ProjectId, secret: SecretId) -> Place {
 
 pub(super) fn from_json<T: serde::de::DeserializeOwned>(json: &str) -> Result<T> {
     serde_json::from_str(json).map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+/// A policy that may be absent.
+pub(super) fn policy_of<T: serde::de::DeserializeOwned>(json: Option<String>) -> Result<Option<T>> {
+    json.as_deref().map(from_json).transpose()
 }
 
 pub(super) fn millis(stored: i32) -> Duration {

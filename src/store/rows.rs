@@ -40,6 +40,7 @@ impl Kind {
 const SQLITE_CHUNKS: [usize; 5] = [1, 4, 16, 64, 256];
 
 /// Rows for one statement.
+#[derive(Clone)]
 pub struct Rows<const N: usize> {
     columns: [(&'static str, Kind); N],
     rows: Vec<[Value; N]>,

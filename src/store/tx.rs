@@ -80,6 +80,11 @@ impl Tx {
         self.bells = self.bells.with(bells);
     }
 
+    /// Takes out what was added so far, to be added again in another order.
+    pub(super) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
     /// Says that the project's endpoints or subscriptions change, so that no node decides by older ones.
     /// Returns the new version. Locks the project's row until the end.
     pub async fn bump_routing(&mut self, project: ProjectId) -> Result<i64> {

@@ -6,10 +6,13 @@
 mod support;
 
 mod access;
+mod breaker;
 mod delivery;
 mod endpoints;
 mod events;
 mod faults;
+mod guard;
+mod inactive;
 mod layering;
 mod leases;
 mod limits;
@@ -18,9 +21,11 @@ mod nodes;
 mod outage;
 mod paging;
 mod pause;
+mod policies;
 mod readiness;
 mod retry;
 mod shutdown;
+mod stale;
 mod surface;
 mod tls;
 mod watch;

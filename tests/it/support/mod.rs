@@ -1,10 +1,12 @@
 //! What the tests run on.
 
 pub mod database;
+pub mod failing;
 pub mod feed;
 pub mod proxy;
 pub mod receiver;
 pub mod server;
+pub mod stale;
 pub mod web;
 pub mod world;
 

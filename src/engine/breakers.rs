@@ -1,0 +1,152 @@
+//! Circuit breakers: which are open, as this process knows, and the probes of those that have rested.
+//!
+//! The truth lies in the store, where outcomes open and close them. What is known here only spares attempts: a
+//! node that does not know yet learns from its own failing outcome, or within a second.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::writer::chain;
+use super::{Shared, worker};
+use crate::domain::id::EndpointId;
+use crate::store::{Lane, Result, Store, StoreError};
+
+const ROUND: Duration = Duration::from_secs(1);
+/// Open breakers that are known at once; what is beyond is learned by failing.
+const KNOWN_MAX: u32 = 50_000;
+/// Probes started in one round.
+const PROBES_MAX: u32 = 256;
+const PROBE_LONGEST: Duration = Duration::from_secs(10);
+
+/// The open breakers that this process knows of.
+#[derive(Default)]
+pub struct Breakers {
+    state: Mutex<State>,
+    /// So that nothing is locked while none is open.
+    count: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    open: HashSet<EndpointId>,
+    /// Grows with every change, so that a look at the store that is older than one is not taken over.
+    changes: u64,
+}
+
+impl Breakers {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_open(&self, endpoint: EndpointId) -> bool {
+        self.count.load(Ordering::Acquire) > 0 && self.lock().open.contains(&endpoint)
+    }
+
+    pub fn open(&self, endpoint: EndpointId) {
+        let mut state = self.lock();
+        if state.open.insert(endpoint) {
+            state.changes += 1;
+        }
+        self.count.store(state.open.len(), Ordering::Release);
+    }
+
+    pub fn close(&self, endpoint: EndpointId) {
+        let mut state = self.lock();
+        if state.open.remove(&endpoint) {
+            state.changes += 1;
+        }
+        self.count.store(state.open.len(), Ordering::Release);
+    }
+
+    fn changes(&self) -> u64 {
+        self.lock().changes
+    }
+
+    /// Takes over what the store said, unless something changed here since the look.
+    fn replace(&self, open: HashSet<EndpointId>, looked_at: u64) {
+        let mut state = self.lock();
+        if state.changes == looked_at {
+            state.open = open;
+            self.count.store(state.open.len(), Ordering::Release);
+        }
+    }
+}
+
+pub async fn run(store: Store, shared: Arc<Shared>, stop: CancellationToken) {
+    let mut round = tokio::time::interval(ROUND);
+    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = round.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        if let Err(error) = look(&store, &shared, &stop).await {
+            tracing::warn!(error = chain(&error), "breakers could not be read; the next round tries again");
+        }
+    }
+}
+
+async fn look(store: &Store, shared: &Arc<Shared>, stop: &CancellationToken) -> Result<()> {
+    let looked_at = shared.breakers.changes();
+    let open = store.open_breakers(KNOWN_MAX).await?;
+    let none = open.is_empty();
+    shared.breakers.replace(open, looked_at);
+    if none {
+        return Ok(());
+    }
+    for endpoint in store.due_breakers(PROBES_MAX).await? {
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+        probe(store, shared, endpoint).await?;
+    }
+    Ok(())
+}
+
+async fn probe(store: &Store, shared: &Arc<Shared>, endpoint: EndpointId) -> Result<()> {
+    let lease = shared.keeper.lease();
+    if !shared.may_start(lease) {
+        return Ok(());
+    }
+    let claim = async {
+        let tx = store.begin(Lane::Engine).await?;
+        let claimed = tx.claim_probe(endpoint, lease).await?;
+        tx.commit().await?;
+        Ok(claimed)
+    };
+    let claimed = store.in_time(PROBE_LONGEST, claim).await;
+    if claimed.as_ref().is_err_and(StoreError::is_ambiguous) {
+        // It may have claimed what nobody here knows of.
+        shared.keeper.give_up(lease);
+    }
+    if let Some(claimed) = claimed? {
+        tracing::debug!(%endpoint, "an attempt probes an open breaker");
+        shared.take_in(claimed).await;
+        worker::pump(shared);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_look_does_not_undo_what_was_learned_since() {
+        let breakers = Breakers::default();
+        let (known, learned) = (EndpointId::new(), EndpointId::new());
+        breakers.replace(HashSet::from([known]), breakers.changes());
+        assert!(breakers.is_open(known) && !breakers.is_open(learned));
+        let looked_at = breakers.changes();
+        breakers.open(learned);
+        breakers.close(known);
+        breakers.replace(HashSet::from([known]), looked_at);
+        assert!(breakers.is_open(learned) && !breakers.is_open(known));
+        breakers.replace(HashSet::new(), breakers.changes());
+        assert!(!breakers.is_open(learned));
+    }
+}

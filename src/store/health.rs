@@ -1,0 +1,388 @@
+//! What failed attempts do to their endpoint: failures in a row, the breaker, and the disable policy. All of it
+//! in the transaction of the attempts.
+//!
+//! Locks are taken in the order projects, queue, health, endpoints, which calls of people keep to as well.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use sea_orm::{ConnectionTrait, Statement};
+use uuid::Uuid;
+
+use super::error::Result;
+use super::now_sql;
+use super::outcomes::{FinishedAttempt, Next};
+use super::rows::{Kind, Rows};
+use super::tx::Tx;
+use crate::domain::breaker::BreakerPolicy;
+use crate::domain::change::EndpointChangeKind;
+use crate::domain::clock::Timestamp;
+use crate::domain::disable::DisablePolicy;
+use crate::domain::endpoint::EndpointStatus;
+use crate::domain::id::{DeliveryId, EndpointId, ProjectId};
+
+/// By what failures are judged.
+#[derive(Clone, Copy, Debug)]
+pub struct FailureRules {
+    pub breaker: BreakerPolicy,
+    /// The fault is ours: failures count towards no disable policy.
+    pub egress_failing: bool,
+}
+
+/// What the engine must know after the commit.
+#[derive(Debug, Default)]
+pub struct Aftermath {
+    /// Endpoints that became INACTIVE, with the routing version that says so.
+    pub disabled: Vec<(ProjectId, i64, EndpointId)>,
+    /// Breakers that opened now.
+    pub opened: Vec<EndpointId>,
+    /// All breakers met that are open.
+    pub open: HashSet<EndpointId>,
+    /// Breakers that a success closed.
+    pub closed: Vec<EndpointId>,
+}
+
+/// The last failures in a row of an endpoint within one batch.
+struct Streak {
+    project: ProjectId,
+    failures: u32,
+    first: Timestamp,
+    last: Timestamp,
+    any_success: bool,
+    /// The delivery that probed and failed.
+    probe: Option<DeliveryId>,
+    gone: bool,
+    /// Of the last failure: why, and the policy its attempt went by.
+    cause: String,
+    disable: DisablePolicy,
+}
+
+/// Streaks by endpoint, in the order in which rows are locked.
+pub(super) struct Streaks(BTreeMap<EndpointId, Streak>);
+
+impl Streaks {
+    pub(super) fn of<'a>(finished: impl IntoIterator<Item = &'a FinishedAttempt>) -> Self {
+        let mut streaks = BTreeMap::new();
+        for one in finished {
+            let outcome = &one.attempt.outcome;
+            if one.next == Next::Again || !outcome.counts() {
+                continue;
+            }
+            let streak = streaks.entry(one.attempt.endpoint).or_insert_with(|| Streak::new(one));
+            streak.add(one);
+        }
+        Self(streaks)
+    }
+}
+
+impl Streak {
+    fn new(one: &FinishedAttempt) -> Self {
+        Self {
+            project: one.attempt.project,
+            failures: 0,
+            first: one.ended_at,
+            last: one.ended_at,
+            any_success: false,
+            probe: None,
+            gone: false,
+            cause: String::new(),
+            disable: one.disable,
+        }
+    }
+
+    fn add(&mut self, one: &FinishedAttempt) {
+        let Some((class, detail)) = &one.attempt.outcome.error else {
+            *self = Self {
+                any_success: true,
+                gone: self.gone,
+                cause: std::mem::take(&mut self.cause),
+                ..Self::new(one)
+            };
+            return;
+        };
+        if self.failures == 0 {
+            self.first = one.ended_at;
+        }
+        self.failures += 1;
+        self.last = self.last.max(one.ended_at);
+        self.disable = one.disable;
+        if one.probe {
+            self.probe = Some(one.attempt.delivery);
+        }
+        // What a 410 says stands, whatever came after it.
+        if !self.gone {
+            self.gone = one.attempt.outcome.is_gone();
+            self.cause = if detail.is_empty() { class.as_str().to_owned() } else { detail.clone() };
+        }
+    }
+}
+
+/// An endpoint before the batch.
+struct Before {
+    status: EndpointStatus,
+    counted: u32,
+    counted_since: Option<Timestamp>,
+}
+
+/// The endpoints of a batch's failures before it; one that is absent is gone.
+pub(super) struct States(HashMap<EndpointId, Before>);
+
+impl States {
+    /// Whether what is left to do for the endpoint becomes DISCARDED.
+    pub(super) fn is_closed(&self, endpoint: EndpointId) -> bool {
+        self.0.get(&endpoint).is_none_or(|before| before.status == EndpointStatus::Inactive)
+    }
+}
+
+/// Failures of an endpoint after the batch.
+struct After {
+    endpoint: EndpointId,
+    failures: u32,
+    counted: u32,
+    counted_since: Option<Timestamp>,
+    opens: u16,
+    probe: Option<DeliveryId>,
+}
+
+impl Tx {
+    /// A look at the endpoints of which attempts failed.
+    pub(super) async fn states_of(&self, finished: &[FinishedAttempt]) -> Result<States> {
+        let failed = finished.iter().filter(|one| !one.attempt.outcome.is_success());
+        let endpoints: BTreeSet<EndpointId> = failed.map(|one| one.attempt.endpoint).collect();
+        let mut rows = Rows::new([("id", Kind::Uuid)]);
+        for endpoint in endpoints {
+            rows.push([endpoint.uuid().into()]);
+        }
+        let sql = "SELECT e.id, e.status, h.counted, h.counted_since FROM v JOIN endpoints e ON e.id = v.id \
+                   LEFT JOIN endpoint_health h ON h.endpoint_id = v.id";
+        let mut states = HashMap::new();
+        for row in rows.query(self.db(), sql).await? {
+            let Some(status) = EndpointStatus::from_code(row.try_get_by_index(1)?) else { continue };
+            let before = Before {
+                status,
+                counted: number(row.try_get_by_index::<Option<i32>>(2)?.unwrap_or_default()),
+                counted_since: row.try_get_by_index::<Option<i64>>(3)?.map(Timestamp::from_millis),
+            };
+            states.insert(EndpointId::from_uuid(row.try_get_by_index(0)?), before);
+        }
+        Ok(States(states))
+    }
+
+    /// Bumps the projects of endpoints that will most likely become INACTIVE, before any other row is locked.
+    pub(super) async fn bump_ahead(
+        &mut self,
+        streaks: &Streaks,
+        states: &States,
+        rules: &FailureRules,
+    ) -> Result<BTreeMap<ProjectId, i64>> {
+        let likely = streaks.0.iter().filter(|(endpoint, streak)| {
+            let Some(before) = states.0.get(endpoint) else { return false };
+            let first = before.counted_since.unwrap_or(streak.first);
+            let met = streak.disable.is_met(before.counted + streak.failures, first, streak.last);
+            before.status == EndpointStatus::Active && (streak.gone || (met && !rules.egress_failing))
+        });
+        let projects: BTreeSet<ProjectId> = likely.map(|(_, streak)| streak.project).collect();
+        let mut bumped = BTreeMap::new();
+        for project in projects {
+            bumped.insert(project, self.bump_routing(project).await?);
+        }
+        Ok(bumped)
+    }
+
+    /// Counts the batch's successes and failures, moves breakers, and switches off what failed too often. A
+    /// healthy endpoint costs a look and no write.
+    pub(super) async fn judge_endpoints(
+        &mut self,
+        streaks: &Streaks,
+        mut bumped: BTreeMap<ProjectId, i64>,
+        rules: &FailureRules,
+    ) -> Result<Aftermath> {
+        let mut aftermath = Aftermath { closed: self.heal(streaks).await?, ..Aftermath::default() };
+        let failed = self.count_failures(streaks, rules).await?;
+        self.move_breakers(streaks, &failed, rules, &mut aftermath).await?;
+        let failed: HashMap<EndpointId, After> =
+            failed.into_iter().map(|after| (after.endpoint, after)).collect();
+        for (endpoint, streak) in &streaks.0 {
+            let after = failed.get(endpoint);
+            if !streak.gone && !after.is_some_and(|after| after.meets(&streak.disable, streak.last)) {
+                continue;
+            }
+            let version = match bumped.get(&streak.project) {
+                Some(version) => *version,
+                None => self.bump_routing(streak.project).await?,
+            };
+            bumped.insert(streak.project, version);
+            if self.switch_off(*endpoint, streak, after).await? {
+                aftermath.open.remove(endpoint);
+                aftermath.opened.retain(|opened| opened != endpoint);
+                aftermath.disabled.push((streak.project, version, *endpoint));
+            }
+        }
+        Ok(aftermath)
+    }
+
+    /// Starts the counts of endpoints with a success anew; returns those whose breaker that closed.
+    async fn heal(&self, streaks: &Streaks) -> Result<Vec<EndpointId>> {
+        let mut healed = Rows::new([("id", Kind::Uuid)]);
+        for (endpoint, _) in streaks.0.iter().filter(|(_, streak)| streak.any_success) {
+            healed.push([endpoint.uuid().into()]);
+        }
+        let sql = "UPDATE endpoint_health SET consecutive_failures = 0, failing_since = NULL, counted = 0, \
+                   counted_since = NULL FROM v WHERE endpoint_id = v.id AND consecutive_failures > 0 \
+                   RETURNING endpoint_id, breaker_opens";
+        let mut closed = Vec::new();
+        for row in healed.query(self.db(), sql).await? {
+            if row.try_get_by_index::<i16>(1)? > 0 {
+                closed.push(EndpointId::from_uuid(row.try_get_by_index(0)?));
+            }
+        }
+        for endpoint in &closed {
+            self.close_breaker(*endpoint).await?;
+        }
+        Ok(closed)
+    }
+
+    async fn count_failures(&self, streaks: &Streaks, rules: &FailureRules) -> Result<Vec<After>> {
+        let mut failing = Rows::new([
+            ("id", Kind::Uuid),
+            ("project_id", Kind::Uuid),
+            ("failures", Kind::Int),
+            ("since", Kind::BigInt),
+            ("counted", Kind::Int),
+        ]);
+        for (endpoint, streak) in streaks.0.iter().filter(|(_, streak)| streak.failures > 0) {
+            let counted = if rules.egress_failing { 0 } else { streak.failures };
+            failing.push([
+                endpoint.uuid().into(),
+                streak.project.uuid().into(),
+                i32::try_from(streak.failures).unwrap_or(i32::MAX).into(),
+                streak.first.as_millis().into(),
+                i32::try_from(counted).unwrap_or(i32::MAX).into(),
+            ]);
+        }
+        // None counted means that the fault is ours: what counted before starts anew too, or the outage's time
+        // would switch endpoints off as soon as it is over. `WHERE true` keeps SQLite from reading ON CONFLICT as
+        // a join's ON.
+        let sql = "INSERT INTO endpoint_health \
+                   (endpoint_id, project_id, consecutive_failures, failing_since, counted, counted_since) \
+                   SELECT v.id, v.project_id, v.failures, v.since, v.counted, \
+                   CASE v.counted WHEN 0 THEN NULL ELSE v.since END \
+                   FROM v JOIN endpoints ON endpoints.id = v.id WHERE true \
+                   ON CONFLICT (endpoint_id) DO UPDATE SET \
+                   consecutive_failures = endpoint_health.consecutive_failures + excluded.consecutive_failures, \
+                   failing_since = COALESCE(endpoint_health.failing_since, excluded.failing_since), \
+                   counted = CASE excluded.counted WHEN 0 THEN 0 ELSE endpoint_health.counted + excluded.counted END, \
+                   counted_since = CASE excluded.counted WHEN 0 THEN NULL \
+                   ELSE COALESCE(endpoint_health.counted_since, excluded.counted_since) END \
+                   RETURNING endpoint_id, consecutive_failures, counted, counted_since, breaker_opens, breaker_probe";
+        let rows = failing.query(self.db(), sql).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(After {
+                    endpoint: EndpointId::from_uuid(row.try_get_by_index(0)?),
+                    failures: number(row.try_get_by_index(1)?),
+                    counted: number(row.try_get_by_index(2)?),
+                    counted_since: row.try_get_by_index::<Option<i64>>(3)?.map(Timestamp::from_millis),
+                    opens: u16::try_from(row.try_get_by_index::<i16>(4)?).unwrap_or_default(),
+                    probe: row.try_get_by_index::<Option<Uuid>>(5)?.map(DeliveryId::from_uuid),
+                })
+            })
+            .collect()
+    }
+
+    async fn move_breakers(
+        &self,
+        streaks: &Streaks,
+        failed: &[After],
+        rules: &FailureRules,
+        aftermath: &mut Aftermath,
+    ) -> Result<()> {
+        let mut moved = Rows::new([("id", Kind::Uuid), ("opens", Kind::SmallInt), ("rest", Kind::BigInt)]);
+        for after in failed {
+            let probe = streaks.0.get(&after.endpoint).and_then(|streak| streak.probe);
+            let probe_failed = probe.is_some() && probe == after.probe;
+            let opens = rules.breaker.opens(after.opens, after.failures, probe_failed);
+            if opens > 0 {
+                aftermath.open.insert(after.endpoint);
+            }
+            if opens == after.opens {
+                continue;
+            }
+            if after.opens == 0 {
+                aftermath.opened.push(after.endpoint);
+            }
+            let rest = i64::try_from(rules.breaker.rest(opens).as_millis()).unwrap_or(i64::MAX);
+            let stored = i16::try_from(opens).unwrap_or(i16::MAX);
+            moved.push([after.endpoint.uuid().into(), stored.into(), rest.into()]);
+        }
+        let now = now_sql(self.backend());
+        let sql = format!(
+            "UPDATE endpoint_health SET breaker_opens = v.opens, breaker_until = {now} + v.rest, \
+             breaker_probe = NULL FROM v WHERE endpoint_id = v.id"
+        );
+        moved.execute(self.db(), &sql).await?;
+        Ok(())
+    }
+
+    /// ACTIVE → INACTIVE, if the endpoint's settings of now say so too.
+    async fn switch_off(&mut self, id: EndpointId, streak: &Streak, after: Option<&After>) -> Result<bool> {
+        // The project's row is locked, so nobody changes the endpoint meanwhile.
+        let Some(mut endpoint) = self.endpoint(streak.project, id).await? else { return Ok(false) };
+        if endpoint.status != EndpointStatus::Active {
+            return Ok(false);
+        }
+        let reason = match after {
+            _ if streak.gone => "the receiver answered 410 Gone".to_owned(),
+            None => return Ok(false),
+            Some(after) => {
+                let policy = match endpoint.settings.disable_policy {
+                    Some(policy) => policy,
+                    None => {
+                        let project = self.project(streak.project).await?;
+                        project.and_then(|project| project.settings.disable_policy).unwrap_or_default()
+                    }
+                };
+                if !after.meets(&policy, streak.last) {
+                    return Ok(false);
+                }
+                let since = after.counted_since.unwrap_or(streak.first);
+                let span = crate::domain::clock::spoken(streak.last.since(since));
+                format!("{} attempts failed in a row over {span}; the last: {}", after.counted, streak.cause)
+            }
+        };
+        endpoint.status = EndpointStatus::Inactive;
+        endpoint.status_reason = reason;
+        endpoint.status_changed_at = Timestamp::now();
+        endpoint.consecutive_failures = after.map_or(0, |after| after.failures);
+        self.update_endpoint(EndpointChangeKind::Disabled, &endpoint).await?;
+        self.close_breaker(id).await?;
+        Ok(true)
+    }
+
+    async fn close_breaker(&self, endpoint: EndpointId) -> Result<()> {
+        let sql = "UPDATE endpoint_health SET breaker_opens = 0, breaker_until = NULL, breaker_probe = NULL \
+                   WHERE endpoint_id = $1";
+        let values = [endpoint.uuid().into()];
+        self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        Ok(())
+    }
+
+    /// Zeroes the counts of failures in a row and closes the breaker.
+    pub async fn reset_health(&self, endpoint: EndpointId) -> Result<()> {
+        let sql = "UPDATE endpoint_health SET consecutive_failures = 0, failing_since = NULL, counted = 0, \
+                   counted_since = NULL, breaker_opens = 0, breaker_until = NULL, breaker_probe = NULL \
+                   WHERE endpoint_id = $1";
+        let values = [endpoint.uuid().into()];
+        self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        Ok(())
+    }
+}
+
+impl After {
+    fn meets(&self, policy: &DisablePolicy, last: Timestamp) -> bool {
+        self.counted_since.is_some_and(|first| policy.is_met(self.counted, first, last))
+    }
+}
+
+fn number(stored: i32) -> u32 {
+    u32::try_from(stored).unwrap_or_default()
+}

@@ -1,0 +1,184 @@
+//! The circuit breaker: sending rests after failures in a row, one attempt probes, and nothing is lost.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hawser_client::pb;
+use hawser_client::pb::publish_event_request::Target;
+
+use crate::support::failing::{deliveries_in, get, linear, next_attempt, until_all, world_with};
+use crate::support::world::{publish, until};
+use crate::support::{Database, Receiver, Reply, World, in_time, on_both};
+
+on_both!(
+    sending_rests_until_one_attempt_probes,
+    a_probe_that_dies_with_its_process_is_made_again,
+    a_resumed_endpoint_starts_with_a_closed_breaker,
+    deleting_discards_what_rests,
+);
+
+/// Three failures open it, for so many seconds at first.
+async fn world(database: Database, pause: &str) -> World {
+    let arguments = ["--breaker-failures", "3", "--breaker-pause", pause];
+    world_with(database, pb::PausedPolicy::Discard, &arguments).await
+}
+
+async fn endpoint(world: &World, receiver: &Receiver) -> pb::Endpoint {
+    let endpoint =
+        pb::Endpoint { url: receiver.url("/hook"), retry_policy: Some(linear(20, 50)), ..Default::default() };
+    world.create(endpoint, &["*"]).await.0
+}
+
+fn state(endpoint: &pb::Endpoint) -> pb::CircuitState {
+    endpoint.circuit.expect("a circuit").state()
+}
+
+/// Publishes one event and waits until its third failure has opened the breaker.
+async fn open(world: &World, endpoint: &pb::Endpoint) -> String {
+    let mut watch = world.watch().await;
+    let event = world.publish_to(endpoint, b"first").await.event_id;
+    while next_attempt(&mut watch, &endpoint.id).await.number < 3 {}
+    let read = get(world, &endpoint.id).await;
+    assert_eq!((read.status(), state(&read)), (pb::EndpointStatus::Active, pb::CircuitState::Open));
+    assert!(read.circuit.and_then(|circuit| circuit.until).is_some());
+    event
+}
+
+async fn sending_rests_until_one_attempt_probes(database: Database) {
+    let world = world(database, "2").await;
+    // Three fail, the fourth is the probe and takes its time.
+    let times = Arc::<Mutex<Vec<Instant>>>::default();
+    let arrived = times.clone();
+    let receiver = Receiver::scripted(move |_, before| {
+        arrived.lock().expect("unpoisoned").push(Instant::now());
+        match before {
+            0..3 => Reply::status(500),
+            3 => Reply::after(Duration::from_millis(700)),
+            _ => Reply::status(204),
+        }
+    })
+    .await;
+    let endpoint = endpoint(&world, &receiver).await;
+    let mut watch = world.watch().await;
+    let mut events = vec![open(&world, &endpoint).await];
+    // New work waits with the old, and keeps its status and its attempts.
+    for _ in 0..20 {
+        events.push(world.publish_to(&endpoint, b"{}").await.event_id);
+    }
+    receiver.wait_for_count(4).await;
+    let read = get(&world, &endpoint.id).await;
+    assert_eq!(state(&read), pb::CircuitState::HalfOpen);
+    let waiting = deliveries_in(&world, &endpoint.id, &[pb::DeliveryStatus::Scheduled]).await;
+    assert!(waiting.len() >= 19 && waiting.iter().all(|one| one.attempt_count == 0));
+    until_all(&mut watch, &events, pb::DeliveryStatus::Success).await;
+    let seen = receiver.seen();
+    assert_eq!(seen.len(), 3 + 21, "the probe is one of them");
+    let times = times.lock().expect("unpoisoned").clone();
+    assert!(times[3] - times[2] >= Duration::from_secs(2), "sending rested");
+    assert!(times[4] - times[3] >= Duration::from_millis(700), "and until the probe had ended");
+    let read = get(&world, &endpoint.id).await;
+    assert_eq!((state(&read), read.consecutive_failures), (pb::CircuitState::Closed, 0));
+}
+
+async fn a_probe_that_dies_with_its_process_is_made_again(database: Database) {
+    let mut world = world(database, "2").await;
+    let receiver = Receiver::scripted(|_, before| match before {
+        0..3 => Reply::status(500),
+        3 => Reply::after(Duration::from_secs(20)),
+        _ => Reply::status(204),
+    })
+    .await;
+    let endpoint = endpoint(&world, &receiver).await;
+    let event = open(&world, &endpoint).await;
+    receiver.wait_for_count(4).await;
+    world.server.kill().await;
+    world.restart().await;
+    let mut watch = world.watch().await;
+    receiver.wait_for_count(5).await;
+    if world.deliveries_of(&event).await[0].status() != pb::DeliveryStatus::Success {
+        until(&mut watch, &event, pb::DeliveryStatus::Success).await;
+    }
+    assert_eq!(state(&get(&world, &endpoint.id).await), pb::CircuitState::Closed);
+}
+
+async fn a_resumed_endpoint_starts_with_a_closed_breaker(database: Database) {
+    let world = world(database, "2").await;
+    let healthy = Arc::<AtomicBool>::default();
+    let is_healthy = healthy.clone();
+    let receiver = Receiver::scripted(move |_, _| {
+        Reply::status(if is_healthy.load(Ordering::SeqCst) { 200 } else { 500 })
+    })
+    .await;
+    let endpoint = endpoint(&world, &receiver).await;
+    let mut watch = world.watch().await;
+    let event = open(&world, &endpoint).await;
+    let id = endpoint.id.clone();
+    let pause = pb::PauseEndpointRequest { endpoint_id: id.clone(), ..Default::default() };
+    world.client.endpoints().pause_endpoint(pause).await.expect("paused");
+    healthy.store(true, Ordering::SeqCst);
+    let resume = pb::ResumeEndpointRequest { endpoint_id: id, ..Default::default() };
+    let resumed = world.client.endpoints().resume_endpoint(resume).await.expect("resumed").into_inner();
+    let resumed = resumed.endpoint.expect("an endpoint");
+    assert_eq!((state(&resumed), resumed.consecutive_failures), (pb::CircuitState::Closed, 0));
+    until(&mut watch, &event, pb::DeliveryStatus::Success).await;
+}
+
+async fn deleting_discards_what_rests(database: Database) {
+    let world = world(database, "2").await;
+    let receiver = Receiver::scripted(|_, _| Reply::status(500)).await;
+    let endpoint = endpoint(&world, &receiver).await;
+    let mut watch = world.watch().await;
+    let mut events = vec![open(&world, &endpoint).await];
+    for _ in 0..5 {
+        events.push(world.publish_to(&endpoint, b"{}").await.event_id);
+    }
+    let delete = pb::DeleteEndpointRequest { endpoint_id: endpoint.id, ..Default::default() };
+    world.client.endpoints().delete_endpoint(delete).await.expect("deleted");
+    until_all(&mut watch, &events, pb::DeliveryStatus::Discarded).await;
+}
+
+/// However many nodes there are: one probe after each rest, and each failed one doubles the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_attempt_probes_over_all_nodes() {
+    in_time(async {
+        let world = world(Database::postgres().await, "1").await;
+        let other = world.server.join().await;
+        let there = world.client_of(&other).await;
+        let (times, burst) = (Arc::<Mutex<Vec<Instant>>>::default(), Arc::new(AtomicUsize::new(usize::MAX)));
+        let (arrived, burst_ends) = (times.clone(), burst.clone());
+        let receiver = Receiver::scripted(move |_, before| {
+            let mut times = arrived.lock().expect("unpoisoned");
+            // The first attempt after a rest is the first probe.
+            if times.last().is_some_and(|last| last.elapsed() >= Duration::from_millis(900)) {
+                let _set =
+                    burst_ends.compare_exchange(usize::MAX, before, Ordering::SeqCst, Ordering::SeqCst);
+            }
+            times.push(Instant::now());
+            let probes = before.saturating_sub(burst_ends.load(Ordering::SeqCst));
+            Reply::status(if probes < 2 { 500 } else { 204 })
+        })
+        .await;
+        let endpoint = endpoint(&world, &receiver).await;
+        let mut watch = world.watch().await;
+        let mut events = Vec::new();
+        for client in [&world.client, &there] {
+            for _ in 0..10 {
+                let target = Target::EndpointId(endpoint.id.clone());
+                events.push(publish(client, target, b"{}", "").await.expect("published").event_id);
+            }
+        }
+        until_all(&mut watch, &events, pb::DeliveryStatus::Success).await;
+
+        let (times, first) = (times.lock().expect("unpoisoned").clone(), burst.load(Ordering::SeqCst));
+        assert!(first < 100, "{first} attempts before the first rest");
+        let gap = |at: usize| times[at] - times[at - 1];
+        let gaps = [gap(first), gap(first + 1), gap(first + 2)];
+        assert!(gaps[1] >= Duration::from_secs(2), "one probe, and after it failed a rest of 2 s: {gaps:?}");
+        assert!(gaps[2] >= Duration::from_secs(4), "one probe, and after it failed a rest of 4 s: {gaps:?}");
+        assert_eq!(times.len(), first + 2 + events.len(), "each was sent once when it closed");
+        drop(other);
+    })
+    .await;
+}

@@ -1,0 +1,61 @@
+//! A connection that the receiver had closed says nothing about the endpoint: the attempt is made again at once.
+
+use hawser_client::pb;
+
+use crate::support::failing::{disable, get, linear, until_all};
+use crate::support::stale::StaleReceiver;
+use crate::support::world::until;
+use crate::support::{Database, World, on_both};
+
+on_both!(a_stale_connection_costs_nothing, the_second_stale_connection_counts);
+
+/// One attempt is all it has, and one failure would switch it off.
+async fn fragile(world: &World, url: String) -> pb::Endpoint {
+    let endpoint = pb::Endpoint {
+        url,
+        retry_policy: Some(linear(10, 1)),
+        disable_policy: Some(disable(1, 0)),
+        ..Default::default()
+    };
+    world.create(endpoint, &["*"]).await.0
+}
+
+async fn a_stale_connection_costs_nothing(database: Database) {
+    let world = World::new(database).await;
+    let receiver = StaleReceiver::start(1).await;
+    let endpoint = fragile(&world, receiver.url()).await;
+    let mut watch = world.watch().await;
+    let first = world.publish_to(&endpoint, b"1").await.event_id;
+    until(&mut watch, &first, pb::DeliveryStatus::Success).await;
+
+    let second = world.publish_to(&endpoint, b"2").await.event_id;
+    let between = until(&mut watch, &second, pb::DeliveryStatus::Retry).await;
+    assert_eq!(between.attempt_count, 1);
+    let delivery = until(&mut watch, &second, pb::DeliveryStatus::Success).await;
+    assert_eq!(delivery.attempt_count, 2);
+    assert_eq!(receiver.attempts_of(&second), [("1".to_owned(), false), ("2".to_owned(), true)]);
+    let attempts = world.attempts_of(&delivery.id).await;
+    let told: Vec<_> = attempts.iter().map(|one| (one.number, one.error_class(), one.status_code)).collect();
+    let (reset, none) = (pb::ErrorClass::Reset, pb::ErrorClass::Unspecified);
+    assert_eq!(told, [(1, reset, None), (2, none, Some(204))]);
+    assert!(attempts[0].timings.expect("timings").reused && !attempts[1].timings.expect("timings").reused);
+
+    let endpoint = get(&world, &endpoint.id).await;
+    assert_eq!((endpoint.status(), endpoint.consecutive_failures), (pb::EndpointStatus::Active, 0));
+}
+
+async fn the_second_stale_connection_counts(database: Database) {
+    let world = World::new(database).await;
+    let receiver = StaleReceiver::start(2).await;
+    let endpoint = fragile(&world, receiver.url()).await;
+    let mut watch = world.watch().await;
+    let first = world.publish_to(&endpoint, b"1").await.event_id;
+    let second = world.publish_to(&endpoint, b"2").await.event_id;
+    until_all(&mut watch, &[first, second], pb::DeliveryStatus::Success).await;
+    let third = world.publish_to(&endpoint, b"3").await.event_id;
+    let delivery = until(&mut watch, &third, pb::DeliveryStatus::Failed).await;
+    assert_eq!(delivery.attempt_count, 2);
+    assert_eq!(receiver.attempts_of(&third), [("1".to_owned(), false), ("2".to_owned(), false)]);
+    let endpoint = get(&world, &endpoint.id).await;
+    assert_eq!((endpoint.status(), endpoint.consecutive_failures), (pb::EndpointStatus::Inactive, 1));
+}
