@@ -25,11 +25,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // Code is made of our own package only: annotations need no types at run time.
     let mut set = compiler.file_descriptor_set();
-    set.file.retain(|file| file.package() == "hawser.v1" || file.package() == "google.protobuf");
+    set.file.retain(|file| ["hawser.v1", "google.protobuf", "google.rpc"].contains(&file.package()));
     for file in &mut set.file {
         file.dependency.retain(|name| !name.starts_with("buf/") && !name.starts_with("google/api/"));
     }
     let set = Message::decode(set.encode_to_vec().as_slice())?;
-    tonic_prost_build::configure().build_client(false).bytes(".").compile_fds(set)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .bytes(".")
+        .extern_path(".google.rpc", "::tonic_types::pb")
+        .compile_fds(set)?;
     Ok(())
 }

@@ -15,6 +15,7 @@ mod m0004_feed;
 mod m0010_lease_fence;
 mod m0011_revisions;
 mod m0012_failing;
+mod m0014_expansions;
 
 use sea_orm_migration::prelude::*;
 
@@ -34,6 +35,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0010_lease_fence::Migration),
             Box::new(m0011_revisions::Migration),
             Box::new(m0012_failing::Migration),
+            Box::new(m0014_expansions::Migration),
         ]
     }
 }

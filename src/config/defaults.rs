@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::{ADMIN_PORT, AdminListen, LogFormat, Options, PORT};
 use crate::domain::breaker::BreakerPolicy;
+use crate::domain::event::FanOut;
 use crate::engine::LaneLimits;
 
 pub const DRAIN: u64 = 25;
@@ -50,6 +51,8 @@ impl Options {
             slots: Some(LaneLimits::default().slots),
             breaker_failures: Some(BreakerPolicy::default().failures),
             breaker_pause: Some(BreakerPolicy::default().pause.as_secs()),
+            fan_out_max: Some(FanOut::default().max),
+            fan_out_at_once: Some(FanOut::default().at_once),
             drain: Some(DRAIN),
             lease: Some(LEASE),
             node: Some(self.node_name()),

@@ -24,6 +24,7 @@ pub use show::{Source, show};
 use crate::dispatch::DispatchSettings;
 use crate::domain::address::{AddressPolicy, Cidr};
 use crate::domain::breaker::BreakerPolicy;
+use crate::domain::event::FanOut;
 use crate::domain::url_rules::UrlRules;
 use crate::engine::{EngineSettings, LaneLimits};
 use crate::grpc::{CallLimits, ConnectionLimits, GrpcSettings, GrpcTls};
@@ -134,6 +135,7 @@ impl Config {
                 lanes,
                 rules: rules.clone(),
                 breaker: options.breaker()?,
+                fan_out: options.fan_out()?,
                 node: options.node_name(),
                 lease,
                 changes_retention: Duration::from_secs(changes_retention),
@@ -177,6 +179,19 @@ impl Options {
         let make = missing == Missing::Make;
         let keys = read_master_keys(self.master_key.as_deref(), &self.data_folder(), make)?;
         Ok(Vault::new(keys)?)
+    }
+
+    fn fan_out(&self) -> anyhow::Result<FanOut> {
+        let defaults = FanOut::default();
+        let max = self.fan_out_max.unwrap_or(defaults.max);
+        let at_once = self.fan_out_at_once.unwrap_or(defaults.at_once);
+        if !(1..=100_000).contains(&max) {
+            bail!("fan-out-max must be 1 to 100,000, and is {max}");
+        }
+        if !(1..=1_000).contains(&at_once) {
+            bail!("fan-out-at-once must be 1 to 1,000, and is {at_once}");
+        }
+        Ok(FanOut { max, at_once })
     }
 
     fn node_name(&self) -> String {

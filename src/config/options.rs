@@ -136,6 +136,14 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", env = "HAWSER_BREAKER_PAUSE")]
     pub breaker_pause: Option<u64>,
 
+    /// Endpoints that one event may reach at most [default: 10000]
+    #[arg(long, value_name = "NUMBER", env = "HAWSER_FAN_OUT_MAX")]
+    pub fan_out_max: Option<usize>,
+
+    /// Above so many endpoints an event's deliveries are made after its acknowledgement, in steps [default: 1000]
+    #[arg(long, value_name = "NUMBER", env = "HAWSER_FAN_OUT_AT_ONCE")]
+    pub fan_out_at_once: Option<usize>,
+
     /// Seconds for attempts in flight to end when the server stops [default: 25]
     #[arg(long, value_name = "SECONDS", env = "HAWSER_DRAIN")]
     pub drain: Option<u64>,
@@ -251,6 +259,8 @@ impl Options {
             watch_lag_max: self.watch_lag_max.or(file.watch_lag_max),
             breaker_failures: self.breaker_failures.or(file.breaker_failures),
             breaker_pause: self.breaker_pause.or(file.breaker_pause),
+            fan_out_max: self.fan_out_max.or(file.fan_out_max),
+            fan_out_at_once: self.fan_out_at_once.or(file.fan_out_at_once),
             drain: self.drain.or(file.drain),
             node: self.node.or(file.node),
             lease: self.lease.or(file.lease),

@@ -9,8 +9,21 @@ use super::id::{EndpointId, EventId, ProjectId};
 
 /// The largest payload: 1 MiB.
 pub const PAYLOAD_MAX: usize = 1024 * 1024;
-/// The most endpoints one publish may reach.
-pub const FAN_OUT_MAX: usize = 10_000;
+
+/// How far one publish may reach.
+#[derive(Clone, Copy, Debug)]
+pub struct FanOut {
+    /// The most endpoints; an event that would reach more is refused.
+    pub max: usize,
+    /// Above so many, the list of endpoints is stored with the event and its deliveries are made afterwards.
+    pub at_once: usize,
+}
+
+impl Default for FanOut {
+    fn default() -> Self {
+        Self { max: 10_000, at_once: 1_000 }
+    }
+}
 
 /// Whom an event is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +62,26 @@ pub struct Event {
     pub target: Target,
     pub idempotency: Option<IdempotencyKey>,
     pub created_at: Timestamp,
+}
+
+/// What a delivery needs to know of its event to be written down.
+#[derive(Clone, Debug)]
+pub struct EventHead {
+    pub event: EventId,
+    pub project: ProjectId,
+    pub event_type: Arc<str>,
+    pub created_at: Timestamp,
+}
+
+impl Event {
+    pub fn head(&self) -> EventHead {
+        EventHead {
+            event: self.message.event,
+            project: self.message.project,
+            event_type: self.message.event_type.clone(),
+            created_at: self.created_at,
+        }
+    }
 }
 
 /// What a publish led to, once it is durable.

@@ -1,29 +1,49 @@
 //! The claimer: fetches due work for free slots. Doorbells make it quick; the slow round alone would do.
+//!
+//! It looks first, chooses what there is room for, and then claims exactly that: what is full costs the writers
+//! nothing. Where all that is oldest is of endpoints that have enough, it looks past them, endpoint by endpoint,
+//! so that no backlog hides another's work.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::writer::{ClaimCall, chain};
+use super::lanes::Choice;
+use super::turn::ClaimCall;
+use super::writer::chain;
 use super::{Shared, worker};
-use crate::store::ClaimRequest;
+use crate::domain::clock::Timestamp;
+use crate::domain::id::EndpointId;
+use crate::store::{ClaimRequest, Due, Result, Store};
 
 /// The slow round.
 const ROUND: Duration = Duration::from_millis(500);
-/// Deliveries in one claim, in all and of one endpoint.
+/// Deliveries in one claim.
 const CLAIM: usize = 256;
-const CLAIM_PER_ENDPOINT: u32 = 32;
-/// Full lanes that a claim names; more would make its statement too long, and are rare.
-const WITHOUT_MAX: usize = 512;
+/// Due deliveries to choose from.
+const SEEN: u32 = 512;
+/// Endpoints that one look past a backlog goes over, in so many steps; those that it asks for, and how much of each.
+const WALKED: u32 = 1000;
+const WALKS: usize = 8;
+const ASKED: usize = 64;
+const SEEN_OF_EACH: u32 = 16;
+/// Before another try where other nodes took what was chosen.
+const CONTENDED: Duration = Duration::from_millis(10);
+/// No endpoint is before it.
+const START: EndpointId = EndpointId::from_uuid(Uuid::nil());
 
-pub async fn run(shared: Arc<Shared>, calls: mpsc::Sender<ClaimCall>, stop: CancellationToken) {
+pub async fn run(store: Store, shared: Arc<Shared>, calls: mpsc::Sender<ClaimCall>, stop: CancellationToken) {
+    let mut claimer = Claimer { store, shared: shared.clone(), calls, walked: START };
     while !stop.is_cancelled() {
-        let again = claim(&shared, &calls).await;
-        if again {
-            continue;
+        match claimer.claim().await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(error = chain(&error), "claiming due work failed"),
         }
         let round = Instant::now();
         tokio::select! {
@@ -37,48 +57,114 @@ pub async fn run(shared: Arc<Shared>, calls: mpsc::Sender<ClaimCall>, stop: Canc
     }
 }
 
-/// One claim; says whether another may find more at once.
-async fn claim(shared: &Arc<Shared>, calls: &mpsc::Sender<ClaimCall>) -> bool {
-    // Nothing could be sent, so it would only be given back.
-    if !shared.may_start(shared.keeper.lease()) {
-        return false;
+struct Claimer {
+    store: Store,
+    shared: Arc<Shared>,
+    calls: mpsc::Sender<ClaimCall>,
+    /// How far the looks past backlogs have come.
+    walked: EndpointId,
+}
+
+/// What a look found to claim.
+#[derive(Default)]
+struct Found {
+    choice: Choice,
+    /// Due work was seen that is not chosen, or there may be more that was not seen.
+    more: bool,
+    /// Endpoints of which everything due is chosen; all others, where `all_seen`, have nothing due.
+    drained: HashSet<EndpointId>,
+    all_seen: bool,
+}
+
+impl Found {
+    fn is_drained(&self, endpoint: EndpointId) -> bool {
+        self.drained.contains(&endpoint) || (self.all_seen && !self.choice.left.contains(&endpoint))
     }
-    let (free, mut full) = shared.lanes.claimable();
-    if free == 0 || full.len() > WITHOUT_MAX {
-        shared.lanes.set_more_due(true);
-        return false;
-    }
-    full.sort_unstable();
-    let spilled = shared.lanes.spilled();
-    let limit = u32::try_from(free.min(CLAIM)).unwrap_or_default();
-    let request = ClaimRequest { limit, per_endpoint: CLAIM_PER_ENDPOINT, without: full.clone() };
-    let (reply, answer) = oneshot::channel();
-    if calls.send(ClaimCall { request, reply }).await.is_err() {
-        return false;
-    }
-    let claimed = match answer.await {
-        Ok(Ok(claimed)) => claimed,
-        Ok(Err(error)) => {
-            tracing::warn!(error = chain(&error), "claiming due work failed");
-            return false;
+}
+
+impl Claimer {
+    /// One claim; says whether another may find more at once.
+    async fn claim(&mut self) -> Result<bool> {
+        // Nothing could be sent, so it would only be given back.
+        if !self.shared.may_start(self.shared.keeper.lease()) {
+            return Ok(false);
         }
-        Err(_) => return false,
-    };
-    let found = claimed.deliveries.len();
-    shared.metrics.engine.claims.inc();
-    shared.metrics.engine.claimed.inc_by(found as u64);
-    // An endpoint with work in the table of which nothing was found, though its lane was open and the claim
-    // was not full, has none that is due any more.
-    if found < limit as usize {
+        // Before the look, so that it clears no spill that it cannot have seen.
+        let spilled = self.shared.lanes.spilled();
+        let found = self.look().await?;
+        self.shared.lanes.set_more_due(found.more);
+        let asked = found.choice.take.len();
+        let mut claimed = 0;
+        if asked > 0 {
+            let request = ClaimRequest { ids: found.choice.take.clone() };
+            let (reply, answer) = oneshot::channel();
+            if self.calls.send(ClaimCall { request, reply }).await.is_err() {
+                return Ok(false);
+            }
+            let Ok(answer) = answer.await else { return Ok(false) };
+            let taken = answer?;
+            claimed = taken.deliveries.len();
+            self.shared.metrics.engine.claims.inc();
+            self.shared.metrics.engine.claimed.inc_by(claimed as u64);
+            self.shared.take_in(taken).await;
+            worker::pump(&self.shared);
+        }
         for (endpoint, spill) in spilled {
-            let open = full.binary_search(&endpoint).is_err();
-            if open && !claimed.deliveries.iter().any(|job| job.endpoint == endpoint) {
-                shared.lanes.clear_spill(endpoint, spill);
+            if found.is_drained(endpoint) {
+                self.shared.lanes.clear_spill(endpoint, spill);
             }
         }
+        if claimed < asked {
+            self.shared.claims.ring_at(Timestamp::now().plus(CONTENDED));
+        }
+        Ok(claimed > 0 && found.more)
     }
-    shared.lanes.set_more_due(found > 0 || !full.is_empty());
-    shared.take_in(claimed).await;
-    worker::pump(shared);
-    found > 0
+
+    async fn look(&mut self) -> Result<Found> {
+        let due = self.store.due(SEEN).await?;
+        let choice = self.shared.lanes.choose(&due, CLAIM);
+        let all_seen = due.len() < SEEN as usize;
+        if all_seen || choice.take.len() >= CLAIM / 2 {
+            let more = !all_seen || !choice.left.is_empty();
+            return Ok(Found { choice, more, drained: HashSet::new(), all_seen });
+        }
+        self.look_past(due).await
+    }
+
+    /// The oldest are of endpoints that have enough. Others have their turn, whatever lies before theirs.
+    async fn look_past(&mut self, mut due: Vec<Due>) -> Result<Found> {
+        let mut endpoints = self.shared.lanes.hungry_spilled(ASKED);
+        endpoints.extend(self.walk().await?);
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        let seen: HashSet<_> = due.iter().map(|one| one.id).collect();
+        let theirs = self.store.due_of(&endpoints, SEEN_OF_EACH).await?;
+        let mut counts: HashMap<EndpointId, u32> = HashMap::new();
+        for one in &theirs {
+            *counts.entry(one.endpoint).or_default() += 1;
+        }
+        due.extend(theirs.into_iter().filter(|one| !seen.contains(&one.id)));
+        let choice = self.shared.lanes.choose(&due, CLAIM);
+        let is_whole = |endpoint: &EndpointId| counts.get(endpoint).is_none_or(|count| *count < SEEN_OF_EACH);
+        let drained = endpoints.into_iter().filter(|id| is_whole(id) && !choice.left.contains(id)).collect();
+        Ok(Found { choice, more: true, drained, all_seen: false })
+    }
+
+    /// The next endpoints that have due work and room for it.
+    async fn walk(&mut self) -> Result<Vec<EndpointId>> {
+        let mut found = Vec::new();
+        for _ in 0..WALKS {
+            let (waiting, next) = self.store.endpoints_with_due_work(self.walked, WALKED).await?;
+            found.extend(self.shared.lanes.with_room(&waiting, ASKED - found.len()));
+            if let Some(last) = found.last().filter(|_| found.len() >= ASKED) {
+                self.walked = *last;
+                break;
+            }
+            self.walked = next.unwrap_or(START);
+            if next.is_none() {
+                break;
+            }
+        }
+        Ok(found)
+    }
 }

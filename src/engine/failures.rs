@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::guard::{HostKey, Sign};
+use super::turn::Outcome;
 use super::worker;
-use super::writer::{Outcome, chain};
+use super::writer::chain;
 use crate::store::{Aftermath, FailureRules, FinishedAttempt, Hold};
 
 /// Takes in what the attempts show of the whole, and says how they are judged. May be asked again for the same

@@ -1,8 +1,9 @@
 //! Events in: what services hand over, and what one turn makes of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::mpsc::Permit;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -12,13 +13,13 @@ use super::lanes::Reservation;
 use crate::domain::delivery::{Claim, DeliveryStatus};
 use crate::domain::endpoint::EndpointStatus;
 use crate::domain::error::{Error, ErrorKind, OVERLOADED, Result};
-use crate::domain::event::{Event, FAN_OUT_MAX, Receipt};
+use crate::domain::event::{Event, FanOut, IdempotencyKey, Receipt};
 use crate::domain::id::{DeliveryId, LeaseId, ProjectId};
 use crate::domain::project::PausedPolicy;
 use crate::domain::routing::{EndpointRoute, ProjectRoutes};
 use crate::metrics::Metrics;
 use crate::store::{
-    ClaimedDelivery, FIRST_TOKEN, Footing, Hold, KeyVerdict, NewDelivery, NewEvent, StoreError, Tx,
+    ClaimedDelivery, FIRST_TOKEN, FirstUse, Footing, Hold, NewDelivery, NewEvent, StoreError, Tx,
 };
 
 /// An event on its way in, and who waits for it.
@@ -34,6 +35,10 @@ pub struct IngestHandle {
     metrics: Arc<Metrics>,
 }
 
+fn stopping() -> Error {
+    Error::unavailable("the server is stopping")
+}
+
 impl IngestHandle {
     pub(super) fn new(queue: mpsc::Sender<Publish>, metrics: Arc<Metrics>) -> Self {
         Self { queue, metrics }
@@ -42,22 +47,55 @@ impl IngestHandle {
     /// Waits until the event and its deliveries are durable, or are certain not to be. What was handed over is
     /// written even if the caller stops waiting; where too much waits already, nothing is handed over.
     pub async fn submit(&self, event: Event) -> Result<Receipt> {
+        let place = self.queue.try_reserve().map_err(refused);
+        self.hand_over(event, place).await
+    }
+
+    /// The same, but waits for a place: for callers that read no further meanwhile.
+    pub async fn submit_in_turn(&self, event: Event) -> Result<Receipt> {
+        let place = self.queue.reserve().await.map_err(|_| stopping());
+        self.hand_over(event, place).await
+    }
+
+    async fn hand_over(&self, event: Event, place: Result<Permit<'_, Publish>>) -> Result<Receipt> {
         let started = Instant::now();
-        let result = self.hand_over(event).await;
+        let result = match place {
+            Ok(place) => {
+                let (reply, answer) = oneshot::channel();
+                place.send(Publish { event, reply });
+                answer.await.unwrap_or_else(|_| Err(stopping()))
+            }
+            Err(error) => Err(error),
+        };
         self.metrics.engine.published(result_name(&result), started.elapsed());
         result
     }
 
-    async fn hand_over(&self, event: Event) -> Result<Receipt> {
-        let stopping = || Error::unavailable("the server is stopping");
-        let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Publish { event, reply }).map_err(|refused| match refused {
-            TrySendError::Full(_) => {
-                Error::overloaded("more events wait to be written than the server takes")
-            }
-            TrySendError::Closed(_) => stopping(),
-        })?;
-        answer.await.map_err(|_| stopping())?
+    /// The same for several events, with an answer each. They are handed over together or not at all, in their
+    /// order.
+    pub async fn submit_all(&self, events: Vec<Event>) -> Result<Vec<Result<Receipt>>> {
+        let started = Instant::now();
+        let places = self.queue.try_reserve_many(events.len()).map_err(refused)?;
+        let mut answers = Vec::with_capacity(events.len());
+        for (place, event) in places.zip(events) {
+            let (reply, answer) = oneshot::channel();
+            place.send(Publish { event, reply });
+            answers.push(answer);
+        }
+        let mut receipts = Vec::with_capacity(answers.len());
+        for answer in answers {
+            let result = answer.await.unwrap_or_else(|_| Err(stopping()));
+            self.metrics.engine.published(result_name(&result), started.elapsed());
+            receipts.push(result);
+        }
+        Ok(receipts)
+    }
+}
+
+fn refused(refused: TrySendError<()>) -> Error {
+    match refused {
+        TrySendError::Full(()) => Error::overloaded("more events wait to be written than the server takes"),
+        TrySendError::Closed(()) => stopping(),
     }
 }
 
@@ -70,21 +108,36 @@ fn result_name(result: &Result<Receipt>) -> &'static str {
         Err(_) => "refused",
     }
 }
+/// Deliveries that one turn makes or promises. The first event of a turn may pass it alone.
+const TURN_DELIVERIES: usize = 10_000;
 
 /// What a turn made of one event, to be told once the turn is committed.
 pub enum Verdict {
     Answer(Result<Receipt>),
-    Accepted(Receipt, Vec<(Reservation, ClaimedDelivery)>),
-    /// Another event of this turn has the same idempotency key: this one's turn is the next.
+    Accepted {
+        receipt: Receipt,
+        /// Those of its deliveries that go straight to their lanes.
+        jobs: Vec<(Reservation, ClaimedDelivery)>,
+        /// Its deliveries are made afterwards.
+        expands: bool,
+    },
+    /// The turn was full before it: its turn is the next.
     Later,
 }
 
-/// An event that routing let through.
-struct Planned<'a> {
-    index: usize,
-    event: &'a Event,
-    routes: Arc<ProjectRoutes>,
-    targets: Vec<Arc<EndpointRoute>>,
+/// What a turn means to do with one event.
+enum Plan {
+    Refuse(Error),
+    /// Write it, unless its idempotency key turns out to be taken.
+    Write {
+        routes: Arc<ProjectRoutes>,
+        targets: Vec<Arc<EndpointRoute>>,
+    },
+    /// Answer it as a repeat of the event at this index, which has the same idempotency key.
+    Repeat {
+        of: usize,
+    },
+    Later,
 }
 
 /// Writes a turn's events into its transaction.
@@ -98,47 +151,46 @@ pub async fn write(
     if !footing.lease_stands {
         shared.keeper.give_up(lease);
     }
-    let may_start = footing.lease_stands && shared.may_start(lease);
+    let claims_for = (footing.lease_stands && shared.may_start(lease)).then_some(lease);
     let routes = current_routes(shared, footing).await?;
-    let mut verdicts: Vec<Option<Verdict>> = Vec::with_capacity(publishes.len());
-    let mut planned = Vec::new();
-    let mut keys = HashSet::new();
-    for (index, publish) in publishes.iter().enumerate() {
-        let event = &publish.event;
-        let message = &event.message;
-        let again =
-            event.idempotency.as_ref().is_some_and(|key| !keys.insert((message.project, key.key.as_str())));
-        let verdict = if again {
-            Some(Verdict::Later)
-        } else {
-            match plan(event, index, &routes) {
-                Ok(plan) => {
-                    planned.push(plan);
-                    None
-                }
-                Err(error) => Some(Verdict::Answer(Err(error))),
-            }
-        };
-        verdicts.push(verdict);
-    }
-    claim_keys(tx, &mut planned, &mut verdicts).await?;
+    let plans = plan_turn(publishes, &routes, shared.fan_out);
+    let first_uses = claim_keys(tx, publishes, &plans).await?;
 
-    let mut events = Vec::with_capacity(planned.len());
-    for plan in &planned {
-        let (deliveries, jobs) = deliver(shared, may_start.then_some(lease), plan);
-        let receipt = Receipt {
-            event: plan.event.message.event,
-            deliveries: u32::try_from(deliveries.len()).unwrap_or(u32::MAX),
-            duplicate: false,
-        };
-        events.push(NewEvent { event: plan.event, deliveries });
-        verdicts[plan.index] = Some(Verdict::Accepted(receipt, jobs));
+    let mut events = Vec::with_capacity(plans.len());
+    let mut verdicts = Vec::with_capacity(plans.len());
+    for (index, plan) in plans.into_iter().enumerate() {
+        let event = &publishes[index].event;
+        let first_use = |index: usize| first_uses.get(&index).zip(event.idempotency.as_ref());
+        verdicts.push(match (plan, first_use(index)) {
+            (Plan::Refuse(error), _) => Verdict::Answer(Err(error)),
+            (Plan::Later, _) => Verdict::Later,
+            (Plan::Repeat { of }, _) => match first_use(of) {
+                Some((first, key)) => Verdict::Answer(repeat(first, key)),
+                None => Verdict::Later,
+            },
+            (Plan::Write { .. }, Some((first, key))) if first.event != event.message.event => {
+                Verdict::Answer(repeat(first, key))
+            }
+            (Plan::Write { routes, targets }, _) => {
+                let deliveries = u32::try_from(targets.len()).unwrap_or(u32::MAX);
+                let receipt = Receipt { event: event.message.event, deliveries, duplicate: false };
+                if targets.len() > shared.fan_out.at_once {
+                    let targets = targets.iter().map(|route| route.id).collect();
+                    events.push(NewEvent { event, deliveries: Vec::new(), targets });
+                    Verdict::Accepted { receipt, jobs: Vec::new(), expands: true }
+                } else {
+                    let (deliveries, jobs) =
+                        deliver(shared, claims_for, event, routes.paused_policy, &targets);
+                    events.push(NewEvent { event, deliveries, targets: Vec::new() });
+                    Verdict::Accepted { receipt, jobs, expands: false }
+                }
+            }
+        });
     }
     for closed in tx.insert_events(lease, &events).await? {
         shared.breakers.close(closed);
     }
-    let unplanned = || Verdict::Answer(Err(Error::unavailable("the event was not written; try again")));
-    Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(unplanned)).collect())
+    Ok(verdicts)
 }
 
 /// What the turn stands on, as read by its transaction.
@@ -165,98 +217,140 @@ async fn current_routes(
     Ok(routes)
 }
 
-fn plan<'a>(
-    event: &'a Event,
-    index: usize,
+/// A plan for each event. When one does not fit any more, all after it wait too, so that none is overtaken.
+fn plan_turn(
+    publishes: &[Publish],
     routes: &HashMap<ProjectId, Arc<ProjectRoutes>>,
-) -> Result<Planned<'a>> {
+    fan_out: FanOut,
+) -> Vec<Plan> {
+    let mut plans = Vec::with_capacity(publishes.len());
+    let mut keys = HashMap::new();
+    let (mut deliveries, mut is_full) = (0, false);
+    for (index, publish) in publishes.iter().enumerate() {
+        if is_full {
+            plans.push(Plan::Later);
+            continue;
+        }
+        let event = &publish.event;
+        let (routes, targets) = match resolve(event, routes, fan_out) {
+            Ok(resolved) => resolved,
+            Err(error) => {
+                plans.push(Plan::Refuse(error));
+                continue;
+            }
+        };
+        let key = event.idempotency.as_ref().map(|key| (event.message.project, key.key.as_str()));
+        if let Some(of) = key.and_then(|key| keys.get(&key).copied()) {
+            plans.push(Plan::Repeat { of });
+            continue;
+        }
+        is_full = deliveries > 0 && deliveries + targets.len() > TURN_DELIVERIES;
+        if is_full {
+            plans.push(Plan::Later);
+            continue;
+        }
+        deliveries += targets.len();
+        keys.extend(key.map(|key| (key, index)));
+        plans.push(Plan::Write { routes, targets });
+    }
+    plans
+}
+
+type Resolved = (Arc<ProjectRoutes>, Vec<Arc<EndpointRoute>>);
+
+fn resolve(
+    event: &Event,
+    routes: &HashMap<ProjectId, Arc<ProjectRoutes>>,
+    fan_out: FanOut,
+) -> Result<Resolved> {
     let project = event.message.project;
     let routes = routes.get(&project).ok_or_else(|| Error::not_found("project", project))?;
     let targets = routes.resolve(&event.target, &event.message.event_type)?;
-    if targets.len() > FAN_OUT_MAX {
+    if targets.len() > fan_out.max {
         let message =
-            format!("the event would reach {} endpoints; at most {FAN_OUT_MAX} are allowed", targets.len());
+            format!("the event would reach {} endpoints; at most {} are allowed", targets.len(), fan_out.max);
         return Err(Error::new(ErrorKind::ResourceExhausted, "FAN_OUT_TOO_LARGE", message));
     }
-    Ok(Planned { index, event, routes: routes.clone(), targets })
+    Ok((routes.clone(), targets))
 }
 
-/// Leaves in `planned` only what wins its idempotency key, and answers the rest.
+/// Whose the idempotency keys are of the events that are to be written, by their index.
 async fn claim_keys(
     tx: &Tx,
-    planned: &mut Vec<Planned<'_>>,
-    verdicts: &mut [Option<Verdict>],
-) -> Result<(), StoreError> {
-    let claims: Vec<_> = planned
-        .iter()
-        .filter_map(|plan| {
-            let key = plan.event.idempotency.as_ref()?;
-            let deliveries = u32::try_from(plan.targets.len()).unwrap_or(u32::MAX);
-            Some((plan.event.message.project, key, plan.event.message.event, deliveries))
-        })
-        .collect();
-    if claims.is_empty() {
-        return Ok(());
-    }
-    let results = tx.claim_keys(&claims).await?;
-    let mut lost = HashMap::new();
-    for ((_, _, event, _), result) in claims.iter().zip(results) {
-        let answer = match result {
-            KeyVerdict::Won => continue,
-            KeyVerdict::Duplicate { event, deliveries } => Ok(Receipt { event, deliveries, duplicate: true }),
-            KeyVerdict::Conflict => Err(Error::new(
-                ErrorKind::AlreadyExists,
-                "IDEMPOTENCY_KEY_REUSED",
-                "the idempotency key was used within 24 hours for an event with other content",
-            )),
-        };
-        lost.insert(*event, answer);
-    }
-    planned.retain(|plan| match lost.remove(&plan.event.message.event) {
-        Some(answer) => {
-            verdicts[plan.index] = Some(Verdict::Answer(answer));
-            false
+    publishes: &[Publish],
+    plans: &[Plan],
+) -> Result<HashMap<usize, FirstUse>, StoreError> {
+    let (mut indexes, mut claims) = (Vec::new(), Vec::new());
+    for (index, plan) in plans.iter().enumerate() {
+        let event = &publishes[index].event;
+        if let (Plan::Write { targets, .. }, Some(key)) = (plan, &event.idempotency) {
+            let deliveries = u32::try_from(targets.len()).unwrap_or(u32::MAX);
+            claims.push((event.message.project, key, event.message.event, deliveries));
+            indexes.push(index);
         }
-        None => true,
-    });
-    Ok(())
+    }
+    if claims.is_empty() {
+        return Ok(HashMap::new());
+    }
+    Ok(indexes.into_iter().zip(tx.claim_keys(&claims).await?).collect())
+}
+
+/// The answer to an event whose key another one used first.
+fn repeat(first: &FirstUse, key: &IdempotencyKey) -> Result<Receipt> {
+    if first.content_hash == key.content_hash {
+        return Ok(Receipt { event: first.event, deliveries: first.deliveries, duplicate: true });
+    }
+    Err(Error::new(
+        ErrorKind::AlreadyExists,
+        "IDEMPOTENCY_KEY_REUSED",
+        "the idempotency key was used within 24 hours for an event with other content",
+    ))
 }
 
 /// The deliveries of an event, and those of them that go straight to their lanes: none without a lease.
 fn deliver(
     shared: &Shared,
     lease: Option<LeaseId>,
-    plan: &Planned<'_>,
+    event: &Event,
+    policy: PausedPolicy,
+    targets: &[Arc<EndpointRoute>],
 ) -> (Vec<NewDelivery>, Vec<(Reservation, ClaimedDelivery)>) {
-    let mut deliveries = Vec::with_capacity(plan.targets.len());
+    let mut deliveries = Vec::with_capacity(targets.len());
     let mut jobs = Vec::new();
-    for route in &plan.targets {
-        let mut delivery = NewDelivery {
-            id: DeliveryId::new(),
-            endpoint: route.id,
-            owner: route.owner.clone(),
-            status: DeliveryStatus::Scheduled,
-            claimed: false,
-            hold: Hold::No,
-        };
-        match (route.status, plan.routes.paused_policy) {
-            (EndpointStatus::Active, _) if shared.breakers.is_open(route.id) => delivery.hold = Hold::Breaker,
-            (EndpointStatus::Active, _) => {
-                if let Some(lease) = lease
-                    && let Some(reservation) = shared.lanes.reserve(route.id, route.max_in_flight)
-                {
-                    delivery.claimed = true;
-                    jobs.push((reservation, job(&delivery, lease, plan.event)));
-                }
-            }
-            (EndpointStatus::Paused, PausedPolicy::Hold) => delivery.hold = Hold::Paused,
-            (EndpointStatus::Paused, PausedPolicy::Discard) | (EndpointStatus::Inactive, _) => {
-                delivery.status = DeliveryStatus::Discarded;
-            }
+    for route in targets {
+        let mut delivery = new_delivery(shared, route, policy);
+        if delivery.is_due()
+            && let Some(lease) = lease
+            && let Some(reservation) = shared.lanes.reserve(route.id, route.max_in_flight)
+        {
+            delivery.claimed = true;
+            jobs.push((reservation, job(&delivery, lease, event)));
         }
         deliveries.push(delivery);
     }
     (deliveries, jobs)
+}
+
+/// A delivery as its endpoint's state lets it begin.
+pub fn new_delivery(shared: &Shared, route: &EndpointRoute, policy: PausedPolicy) -> NewDelivery {
+    let (status, hold) = match (route.status, policy) {
+        (EndpointStatus::Active, _) if shared.breakers.is_open(route.id) => {
+            (DeliveryStatus::Scheduled, Hold::Breaker)
+        }
+        (EndpointStatus::Active, _) => (DeliveryStatus::Scheduled, Hold::No),
+        (EndpointStatus::Paused, PausedPolicy::Hold) => (DeliveryStatus::Scheduled, Hold::Paused),
+        (EndpointStatus::Paused, PausedPolicy::Discard) | (EndpointStatus::Inactive, _) => {
+            (DeliveryStatus::Discarded, Hold::No)
+        }
+    };
+    NewDelivery {
+        id: DeliveryId::new(),
+        endpoint: route.id,
+        owner: route.owner.clone(),
+        status,
+        claimed: false,
+        hold,
+    }
 }
 
 fn job(delivery: &NewDelivery, lease: LeaseId, event: &Event) -> ClaimedDelivery {

@@ -3,7 +3,8 @@
 //!
 //! The cast. **Ingest** takes events from services and answers when they are durable. The **writers** gather
 //! whatever waits while the last commit ran and write it in one transaction per turn: on SQLite one writer
-//! for everything, on PostgreSQL one each for events, outcomes and claims. **Lanes** hold work in memory per
+//! for everything, on PostgreSQL one each for events, outcomes and claims. The **expander** makes the deliveries
+//! of events that reach many endpoints. **Lanes** hold work in memory per
 //! endpoint and give slots in turn. The **workers** make attempts. The **claimer** fetches due work for free
 //! slots. The **keeper** renews the process's lease, without which nothing is sent, and frees those of dead
 //! processes. On PostgreSQL there may be other nodes: **versions** keeps the routing table as new as their changes,
@@ -17,6 +18,7 @@ mod bells;
 mod breakers;
 mod claimer;
 mod doorbell;
+mod expander;
 mod failures;
 mod gauges;
 mod guard;
@@ -25,6 +27,7 @@ mod keeper;
 mod lanes;
 mod routing;
 mod trim;
+mod turn;
 mod upkeep;
 mod versions;
 mod worker;
@@ -33,7 +36,7 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +47,7 @@ pub use routing::RoutingTable;
 use crate::dispatch::Dispatcher;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::error::Result;
+use crate::domain::event::FanOut;
 use crate::domain::id::{EndpointId, LeaseId, ProjectId};
 use crate::domain::url_rules::UrlRules;
 use crate::metrics::Metrics;
@@ -53,8 +57,9 @@ use doorbell::Doorbell;
 use guard::Guard;
 use keeper::Keeper;
 use lanes::Lanes;
+use turn::{Inbox, Outcome};
 use versions::Versions;
-use writer::{Inbox, Outcome, Writer};
+use writer::Writer;
 
 /// How the engine behaves.
 #[derive(Clone, Debug)]
@@ -62,6 +67,7 @@ pub struct EngineSettings {
     pub lanes: LaneLimits,
     pub rules: UrlRules,
     pub breaker: BreakerPolicy,
+    pub fan_out: FanOut,
     /// This process's name in the table of leases.
     pub node: String,
     /// How long the change log keeps its records.
@@ -149,6 +155,9 @@ struct Shared {
     breaker: BreakerPolicy,
     guard: Guard,
     align: Align,
+    fan_out: FanOut,
+    /// Rings when an event was accepted whose deliveries are to be made.
+    expansions: Notify,
 }
 
 impl Shared {
@@ -217,6 +226,8 @@ impl Engine {
             breaker: settings.breaker,
             guard: Guard::default(),
             align: align.clone(),
+            fan_out: settings.fan_out,
+            expansions: Notify::new(),
         });
 
         let (stop, flush) = (CancellationToken::new(), CancellationToken::new());
@@ -233,8 +244,10 @@ impl Engine {
             let writer = Writer::new(store.clone(), shared.clone(), inbox, flush.clone());
             supervise(&writers, &failed, "writer", writer.run());
         }
-        let task = claimer::run(shared.clone(), claim_tx, stop.clone());
+        let task = claimer::run(store.clone(), shared.clone(), claim_tx, stop.clone());
         supervise_until(&claimer, &failed, &stop, "claimer", task);
+        let task = expander::run(store.clone(), shared.clone(), stop.clone());
+        supervise_until(&claimer, &failed, &stop, "expander", task);
         let task = keeper::free(store.clone(), shared.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "freeing of leases", task);
         let task = versions::run(store.clone(), routing.clone(), versions, stop.clone());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::Shared;
-use super::writer::Outcome;
+use super::turn::Outcome;
 use crate::dispatch::OutboundRequest;
 use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::domain::clock::Timestamp;

@@ -5,126 +5,21 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ingest::{self, Publish, Verdict};
+use super::turn::{Batch, Inbox, TURN_BYTES, TURN_EVENTS, TURN_OUTCOMES, recv};
 use super::{Shared, failures, worker};
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::error::Error;
 use crate::domain::id::LeaseId;
-use crate::store::{
-    Aftermath, ClaimRequest, Claimed, Discarded, FinishedAttempt, Lane, Next, Released, Result, Store,
-    StoreError,
-};
+use crate::store::{Aftermath, Claimed, FinishedAttempt, Next, Result, Store, StoreError};
 
-/// What became of a claimed delivery.
-pub enum Outcome {
-    Finished(Box<FinishedAttempt>),
-    Released(Released),
-    Discarded(Box<Discarded>),
-}
-
-/// A claim, and who waits for it.
-pub struct ClaimCall {
-    pub request: ClaimRequest,
-    pub reply: oneshot::Sender<Result<Claimed>>,
-}
-
-/// Where a writer's work comes from; none where another writer takes that kind.
-pub struct Inbox {
-    publishes: Option<mpsc::Receiver<Publish>>,
-    outcomes: Option<mpsc::Receiver<Outcome>>,
-    claims: Option<mpsc::Receiver<ClaimCall>>,
-    lane: Lane,
-}
-
-impl Inbox {
-    pub fn all(
-        publishes: mpsc::Receiver<Publish>,
-        outcomes: mpsc::Receiver<Outcome>,
-        claims: mpsc::Receiver<ClaimCall>,
-    ) -> Self {
-        Self {
-            publishes: Some(publishes),
-            outcomes: Some(outcomes),
-            claims: Some(claims),
-            lane: Lane::Ingest,
-        }
-    }
-
-    pub fn publishes(publishes: mpsc::Receiver<Publish>) -> Self {
-        Self { publishes: Some(publishes), outcomes: None, claims: None, lane: Lane::Ingest }
-    }
-
-    pub fn outcomes(outcomes: mpsc::Receiver<Outcome>) -> Self {
-        Self { publishes: None, outcomes: Some(outcomes), claims: None, lane: Lane::Engine }
-    }
-
-    pub fn claims(claims: mpsc::Receiver<ClaimCall>) -> Self {
-        Self { publishes: None, outcomes: None, claims: Some(claims), lane: Lane::Engine }
-    }
-
-    /// Takes no more in; what already waits is still received.
-    fn close(&mut self) {
-        if let Some(publishes) = &mut self.publishes {
-            publishes.close();
-        }
-        if let Some(outcomes) = &mut self.outcomes {
-            outcomes.close();
-        }
-        if let Some(claims) = &mut self.claims {
-            claims.close();
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        self.publishes.is_none() && self.outcomes.is_none() && self.claims.is_none()
-    }
-}
-
-/// The most that one turn takes.
-const TURN_EVENTS: usize = 512;
-const TURN_BYTES: usize = 8 * 1024 * 1024;
-const TURN_OUTCOMES: usize = 512;
 const TURN_LONGEST: Duration = Duration::from_secs(15);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(2);
-
-/// One turn's work.
-#[derive(Default)]
-struct Batch {
-    publishes: Vec<Publish>,
-    bytes: usize,
-    finished: Vec<FinishedAttempt>,
-    released: Vec<Released>,
-    discarded: Vec<Discarded>,
-    claim: Option<ClaimCall>,
-}
-
-impl Batch {
-    fn publish(&mut self, publish: Publish) {
-        self.bytes += publish.event.message.payload.len();
-        self.publishes.push(publish);
-    }
-
-    fn outcome(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Finished(one) => self.finished.push(*one),
-            Outcome::Released(one) => self.released.push(one),
-            Outcome::Discarded(one) => self.discarded.push(*one),
-        }
-    }
-
-    fn outcomes(&self) -> usize {
-        self.finished.len() + self.released.len() + self.discarded.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.publishes.is_empty() && self.outcomes() == 0 && self.claim.is_none()
-    }
-}
 
 /// What a turn's transaction came to.
 #[derive(Default)]
@@ -199,7 +94,11 @@ impl Writer {
         }
         while batch.publishes.len() < TURN_EVENTS && batch.bytes < TURN_BYTES {
             match self.inbox.publishes.as_mut().map(mpsc::Receiver::try_recv) {
-                Some(Ok(publish)) => batch.publish(publish),
+                Some(Ok(publish)) if batch.has_room_for(&publish) => batch.publish(publish),
+                Some(Ok(publish)) => {
+                    self.held.publish(publish);
+                    break;
+                }
                 _ => break,
             }
         }
@@ -215,7 +114,30 @@ impl Writer {
         Some(batch)
     }
 
+    /// Writes a batch as a whole; where the database refuses that, in parts, until only what is at fault is left.
     async fn turn(&mut self, batch: Batch) {
+        let newer = self.take_held_publishes();
+        // A list and no recursion: each level would take its share of the stack.
+        let mut parts = vec![batch];
+        while let Some(mut part) = parts.pop() {
+            if !part.publishes.is_empty() {
+                // What an earlier part left for later keeps its place.
+                part.go_first(self.take_held_publishes());
+            }
+            if let Some((part, error)) = self.try_turn(part).await {
+                match part.apart() {
+                    Ok(smaller) => parts.extend(smaller.into_iter().rev()),
+                    Err(culprit) => self.give_up(culprit, error).await,
+                }
+            }
+        }
+        for publish in newer {
+            self.held.publish(publish);
+        }
+    }
+
+    /// One transaction; gives the batch back if it cannot be written as it is.
+    async fn try_turn(&mut self, batch: Batch) -> Option<(Batch, StoreError)> {
         // A connection that hangs must not hold everyone for ever; what it did shows when it is tried again.
         let lease = self.shared.keeper.lease();
         let started = Instant::now();
@@ -236,9 +158,13 @@ impl Writer {
                 }
                 failures::obey(&self.shared, written.aftermath).await;
                 self.settle(batch, written.verdicts, written.claimed);
+                None
             }
-            Err(error) if error.is_transient() => self.postpone(batch, error),
-            Err(error) => self.take_apart(batch, error).await,
+            Err(error) if error.is_transient() => {
+                self.postpone(batch, error);
+                None
+            }
+            Err(error) => Some((batch, error)),
         }
     }
 
@@ -294,11 +220,12 @@ impl Writer {
 
     /// After the commit: work goes to its lanes, and everyone who waits is told.
     fn settle(&mut self, batch: Batch, verdicts: Vec<Verdict>, claimed: Option<Claimed>) {
-        let mut spilled = false;
+        let (mut spilled, mut expands) = (false, false);
         for (publish, verdict) in batch.publishes.into_iter().zip(verdicts) {
             let answer = match verdict {
                 Verdict::Answer(answer) => answer,
-                Verdict::Accepted(receipt, jobs) => {
+                Verdict::Accepted { receipt, jobs, expands: wide } => {
+                    expands |= wide;
                     spilled |= jobs.len() < receipt.deliveries as usize;
                     for (reservation, job) in jobs {
                         reservation.fill(job);
@@ -316,6 +243,9 @@ impl Writer {
         if let Some(call) = batch.claim {
             let _gone = call.reply.send(claimed.ok_or(StoreError::LeaseGone));
         }
+        if expands {
+            self.shared.expansions.notify_one();
+        }
         if spilled {
             self.shared.claims.ring();
         }
@@ -325,6 +255,11 @@ impl Writer {
             }
         }
         worker::pump(&self.shared);
+    }
+
+    fn take_held_publishes(&mut self) -> Vec<Publish> {
+        self.held.bytes = 0;
+        std::mem::take(&mut self.held.publishes)
     }
 
     /// The database is away: whoever can ask again is told so, and what was sent is kept.
@@ -344,49 +279,6 @@ impl Writer {
         self.held.finished.extend(batch.finished);
         self.held.released.extend(batch.released);
         self.held.discarded.extend(batch.discarded);
-    }
-
-    /// Something in the turn cannot be written. Its kinds are written apart, then in halves, until only what
-    /// is at fault is left.
-    async fn take_apart(&mut self, batch: Batch, error: StoreError) {
-        let kinds = usize::from(!batch.publishes.is_empty())
-            + usize::from(batch.outcomes() > 0)
-            + usize::from(batch.claim.is_some());
-        if kinds > 1 {
-            let Batch { publishes, bytes, finished, released, discarded, claim } = batch;
-            for part in [
-                Batch { finished, released, discarded, ..Batch::default() },
-                Batch { publishes, bytes, ..Batch::default() },
-                Batch { claim, ..Batch::default() },
-            ] {
-                if !part.is_empty() {
-                    Box::pin(self.turn(part)).await;
-                }
-            }
-        } else if batch.publishes.len() > 1 {
-            let mut first = batch.publishes;
-            let second = first.split_off(first.len() / 2);
-            for half in [first, second] {
-                Box::pin(self.turn(Batch { publishes: half, ..Batch::default() })).await;
-            }
-        } else if batch.outcomes() > 1 {
-            let Batch { mut finished, released, discarded, .. } = batch;
-            let second = finished.split_off(finished.len() / 2);
-            for half in [
-                Batch { finished, ..Batch::default() },
-                Batch { finished: second, ..Batch::default() },
-                Batch { released, discarded, ..Batch::default() },
-            ] {
-                // Released and discarded rows are ids and numbers: what fails there is the database.
-                if half.finished.is_empty() && half.outcomes() > 0 {
-                    self.write_or_leave(half).await;
-                } else if !half.is_empty() {
-                    Box::pin(self.turn(half)).await;
-                }
-            }
-        } else {
-            self.give_up(batch, error).await;
-        }
     }
 
     /// Refuses the culprit.
@@ -431,12 +323,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// Receives, or waits for ever where another writer takes that kind.
-async fn recv<T>(receiver: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
-    match receiver {
-        Some(receiver) => receiver.recv().await,
-        None => std::future::pending().await,
-    }
 }

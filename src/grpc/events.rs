@@ -1,14 +1,15 @@
 //! EventService.
 
-use tonic::{Request, Response, Status};
+use std::pin::Pin;
+
+use futures_util::Stream;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::check::Check;
-use super::{Api, convert, pb, principal};
-use crate::domain::event::{EventFilter, Target};
+use super::publish::{self, TEXT_MAX};
+use super::{Api, convert, pb, principal, publish_stream};
+use crate::domain::event::EventFilter;
 use crate::domain::id::EventId;
-use crate::service::PublishRequest;
-
-const TEXT_MAX: usize = 128;
 
 #[tonic::async_trait]
 impl pb::event_service_server::EventService for Api {
@@ -17,26 +18,33 @@ impl pb::event_service_server::EventService for Api {
         request: Request<pb::PublishEventRequest>,
     ) -> Result<Response<pb::PublishEventResponse>, Status> {
         let caller = principal(&request)?;
-        let request = request.into_inner();
-        let mut check = Check::default();
-        let project = check.project(&request.project_id);
-        let target = target(&mut check, request.target);
-        let event_type = check.required_text("event_type", request.event_type, TEXT_MAX);
-        let idempotency_key = check.text("idempotency_key", request.idempotency_key, TEXT_MAX);
-        let publish = target.map(|target| PublishRequest {
-            event_type,
-            target,
-            payload: request.payload,
-            headers: request.headers.into_iter().collect(),
-            idempotency_key,
-        });
-        let publish = check.finish(publish)?;
-        let receipt = self.services.publish_event(&caller, project, publish).await?;
-        Ok(Response::new(pb::PublishEventResponse {
-            event_id: receipt.event.to_string(),
-            delivery_count: i32::try_from(receipt.deliveries).unwrap_or(i32::MAX),
-            duplicate: receipt.duplicate,
-        }))
+        let (project, event) = publish::read(request.into_inner())?;
+        let receipt = self.services.publish_event(&caller, project, event).await?;
+        Ok(Response::new(publish::receipt(receipt)))
+    }
+
+    async fn batch_publish_events(
+        &self,
+        request: Request<pb::BatchPublishEventsRequest>,
+    ) -> Result<Response<pb::BatchPublishEventsResponse>, Status> {
+        let caller = principal(&request)?;
+        let (project, events) = publish::read_batch(request.into_inner())?;
+        let results = self.services.publish_events(&caller, project, events).await?;
+        let results =
+            results.into_iter().map(|result| pb::PublishResult { result: Some(publish::result(result)) });
+        Ok(Response::new(pb::BatchPublishEventsResponse { results: results.collect() }))
+    }
+
+    type StreamPublishEventsStream =
+        Pin<Box<dyn Stream<Item = Result<pb::StreamPublishEventsResponse, Status>> + Send>>;
+
+    async fn stream_publish_events(
+        &self,
+        request: Request<Streaming<pb::StreamPublishEventsRequest>>,
+    ) -> Result<Response<Self::StreamPublishEventsStream>, Status> {
+        let caller = principal(&request)?;
+        let acks = publish_stream::acknowledge(self.clone(), caller, request.into_inner());
+        Ok(Response::new(Box::pin(acks)))
     }
 
     async fn get_event(
@@ -74,18 +82,5 @@ impl pb::event_service_server::EventService for Api {
         let next_page_token = self.services.next_page(&page, &context);
         let events = page.items.into_iter().map(convert::event).collect();
         Ok(Response::new(pb::ListEventsResponse { events, next_page_token }))
-    }
-}
-
-fn target(check: &mut Check, target: Option<pb::publish_event_request::Target>) -> Option<Target> {
-    use pb::publish_event_request::Target as Given;
-    match target {
-        Some(Given::EndpointId(id)) => check.id("endpoint_id", &id).map(Target::Endpoint),
-        Some(Given::OwnerId(owner)) => Some(Target::Owner(check.required_text("owner_id", owner, TEXT_MAX))),
-        Some(Given::Broadcast(_)) => Some(Target::Broadcast),
-        None => {
-            check.refuse("target", "must name an endpoint_id, an owner_id, or broadcast");
-            None
-        }
     }
 }

@@ -15,6 +15,8 @@ mod methods;
 pub mod pb;
 mod policies;
 mod projects;
+mod publish;
+mod publish_stream;
 mod server;
 mod status;
 mod stream_end;

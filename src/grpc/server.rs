@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method, header};
+use prost::Message;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding::Gzip;
@@ -16,7 +17,7 @@ use super::calls::{CallLayer, CallLimits};
 use super::health::Health;
 use super::listener::{ConnectionLimits, Listener};
 use super::tls::Identity;
-use super::{Api, pb};
+use super::{Api, pb, publish};
 use crate::metrics::Metrics;
 use crate::service::Services;
 
@@ -35,8 +36,6 @@ pub struct GrpcSettings {
 
 /// The largest reply: a page of attempts with their bodies.
 const REPLY_MAX: usize = 32 * 1024 * 1024;
-/// EventService takes at least this: a batch of 16 MiB and what is around it.
-const EVENTS_MAX: usize = 17 * 1024 * 1024;
 /// How long a browser may keep the answer to its preflight.
 const PREFLIGHT_KEPT: std::time::Duration = std::time::Duration::from_secs(7200);
 
@@ -60,12 +59,13 @@ impl GrpcServer {
         stop: CancellationToken,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let api = Api { services: services.clone(), stop: stop.clone() };
+        let error_details = error_details()?;
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
                 // So that tools can read error details.
-                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+                .register_file_descriptor_set(error_details.clone())
         };
         let message_max = settings.message_max;
         macro_rules! service {
@@ -88,7 +88,7 @@ impl GrpcServer {
             ))
             .add_service(service!(
                 pb::event_service_server::EventServiceServer<Api>,
-                message_max.max(EVENTS_MAX)
+                message_max.max(publish::MESSAGE_MAX)
             ))
             .add_service(service!(pb::delivery_service_server::DeliveryServiceServer<Api>, message_max))
             .add_service(service!(pb::watch_service_server::WatchServiceServer<Api>, message_max))
@@ -130,3 +130,9 @@ fn browsers(origins: Vec<HeaderValue>) -> CorsLayer {
 
 /// What gRPC-Web clients send beside the key.
 const REQUEST_HEADERS: [&str; 4] = ["grpc-timeout", "x-grpc-web", "x-user-agent", "connect-protocol-version"];
+/// The types of error details. `google.rpc.Status` itself is in the contract, under its own file's name.
+fn error_details() -> Result<prost_types::FileDescriptorSet, prost::DecodeError> {
+    let mut set = prost_types::FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET)?;
+    set.file.retain(|file| file.name() != "status.proto");
+    Ok(set)
+}

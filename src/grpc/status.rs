@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -62,6 +63,17 @@ fn details(error: &Error) -> ErrorDetails {
         details.set_retry_info(Some(retry.min(Duration::from_secs(3600))));
     }
     details
+}
+
+/// The same inside a message: the result of one of many.
+pub fn embedded(error: Error) -> tonic_types::pb::Status {
+    let status = Status::from(error);
+    // What tonic calls details is the encoded `google.rpc.Status`, with code and message.
+    tonic_types::pb::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::pb::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    })
 }
 
 /// No usable credential came with the call.

@@ -37,32 +37,45 @@ impl Services {
     ) -> Result<Receipt> {
         // Ingest answers NOT_FOUND where an operator names a project that does not exist.
         let project = principal.project_for(project, Scope::EventsPublish)?;
-        if !is_event_type(&request.event_type) {
-            let rule = "must be dotted segments of letters, digits, _ and -, 128 bytes at most, such as invoice.paid";
-            return Err(Error::invalid("event_type", rule));
+        self.ingest.submit(event(project, request)?).await
+    }
+
+    /// The same for a caller that has others under way: where too much waits already, it waits too.
+    pub async fn publish_in_turn(
+        &self,
+        principal: &Principal,
+        project: Option<ProjectId>,
+        request: PublishRequest,
+    ) -> Result<Receipt> {
+        let project = principal.project_for(project, Scope::EventsPublish)?;
+        self.ingest.submit_in_turn(event(project, request)?).await
+    }
+
+    /// Answers when each event is durable or refused. What is refused already keeps its place.
+    pub async fn publish_events(
+        &self,
+        principal: &Principal,
+        project: Option<ProjectId>,
+        requests: Vec<Result<PublishRequest>>,
+    ) -> Result<Vec<Result<Receipt>>> {
+        let project = principal.project_for(project, Scope::EventsPublish)?;
+        let (mut events, mut refusals) = (Vec::with_capacity(requests.len()), Vec::new());
+        for request in requests {
+            match request.and_then(|request| event(project, request)) {
+                Ok(event) => {
+                    events.push(event);
+                    refusals.push(None);
+                }
+                Err(error) => refusals.push(Some(error)),
+            }
         }
-        if request.payload.len() > PAYLOAD_MAX {
-            return Err(Error::invalid("payload", "must be at most 1 MiB"));
-        }
-        let mut headers = headers::check("headers", request.headers)?;
-        headers.sort_unstable();
-        let idempotency = (!request.idempotency_key.is_empty()).then(|| IdempotencyKey {
-            content_hash: content_hash(&request.event_type, &request.target, &request.payload, &headers),
-            key: request.idempotency_key,
-        });
-        let event = Event {
-            message: Arc::new(Message {
-                event: EventId::new(),
-                project,
-                event_type: request.event_type.into(),
-                payload: request.payload,
-                headers,
-            }),
-            target: request.target,
-            idempotency,
-            created_at: Timestamp::now(),
+        let mut receipts = self.ingest.submit_all(events).await?.into_iter();
+        let lost = || Err(Error::unavailable("the event was not answered; try again"));
+        let result = |refusal: Option<Error>| match refusal {
+            Some(error) => Err(error),
+            None => receipts.next().unwrap_or_else(lost),
         };
-        self.ingest.submit(event).await
+        Ok(refusals.into_iter().map(result).collect())
     }
 
     pub async fn get_event(
@@ -85,6 +98,36 @@ impl Services {
         let project = self.project_of(principal, project, Scope::EventsRead).await?;
         Ok(self.store.events(project, &filter, page).await?)
     }
+}
+
+/// Checks a request and makes an event of it.
+fn event(project: ProjectId, request: PublishRequest) -> Result<Event> {
+    if !is_event_type(&request.event_type) {
+        let rule =
+            "must be dotted segments of letters, digits, _ and -, 128 bytes at most, such as invoice.paid";
+        return Err(Error::invalid("event_type", rule));
+    }
+    if request.payload.len() > PAYLOAD_MAX {
+        return Err(Error::invalid("payload", "must be at most 1 MiB"));
+    }
+    let mut headers = headers::check("headers", request.headers)?;
+    headers.sort_unstable();
+    let idempotency = (!request.idempotency_key.is_empty()).then(|| IdempotencyKey {
+        content_hash: content_hash(&request.event_type, &request.target, &request.payload, &headers),
+        key: request.idempotency_key,
+    });
+    Ok(Event {
+        message: Arc::new(Message {
+            event: EventId::new(),
+            project,
+            event_type: request.event_type.into(),
+            payload: request.payload,
+            headers,
+        }),
+        target: request.target,
+        idempotency,
+        created_at: Timestamp::now(),
+    })
 }
 
 /// Over all that a request says, each part with its length, so that no two requests read alike.

@@ -162,6 +162,12 @@ impl Services {
         Ok(Principal { key_id: id, project: key.project, scopes, origin })
     }
 
+    /// Whether a principal's key still works; long calls ask now and then.
+    pub async fn is_still_valid(&self, principal: &Principal) -> Result<bool> {
+        let key = self.store.key(principal.key_id).await?;
+        Ok(key.is_some_and(|(key, _)| key.is_valid(Timestamp::now())))
+    }
+
     pub async fn create_key(&self, principal: &Principal, new: NewKey) -> Result<(ApiKey, KeySecret)> {
         principal.require_operator()?;
         if let Some(project) = new.project {

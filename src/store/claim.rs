@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
+use sea_orm::{DbBackend, QueryResult};
 
 use super::error::{Result, StoreError};
 use super::now_sql;
@@ -18,12 +18,8 @@ use crate::domain::id::{DeliveryId, EndpointId, EventId, LeaseId, ProjectId};
 /// What a claim asks for.
 #[derive(Clone, Debug)]
 pub struct ClaimRequest {
-    /// Deliveries in all.
-    pub limit: u32,
-    /// Deliveries of one endpoint.
-    pub per_endpoint: u32,
-    /// Endpoints whose lanes are full.
-    pub without: Vec<EndpointId>,
+    /// Deliveries that were seen to be due.
+    pub ids: Vec<DeliveryId>,
 }
 
 /// A delivery that is ours to attempt.
@@ -71,7 +67,7 @@ struct QueueRow {
 }
 
 impl Tx {
-    /// Claims due deliveries, oldest first, spread over endpoints, and reads their events. Fails with
+    /// Claims those of the deliveries that are still due and nobody's, and reads their events. Fails with
     /// [`StoreError::LeaseGone`] where the lease was given up.
     pub async fn claim(&self, lease: LeaseId, request: &ClaimRequest) -> Result<Claimed> {
         if !self.lease_stands(lease).await? {
@@ -108,41 +104,27 @@ impl Tx {
     }
 
     async fn claim_rows(&self, lease: LeaseId, request: &ClaimRequest) -> Result<Vec<QueryResult>> {
-        let backend = self.backend();
-        let now = now_sql(backend);
-        let lock = match backend {
-            DbBackend::Postgres => "FOR UPDATE SKIP LOCKED",
-            _ => "",
-        };
-        let mut values = vec![
-            Value::from(lease.uuid()),
-            Value::from(i64::from(request.limit)),
-            Value::from(i64::from(request.per_endpoint)),
-            // Candidates to spread from: enough that one endpoint's backlog does not hide the others at once.
-            Value::from(i64::from(request.limit) * 4),
-        ];
-        let mut without = String::new();
-        if !request.without.is_empty() {
-            let places: Vec<String> =
-                (0..request.without.len()).map(|at| format!("${}", at + values.len() + 1)).collect();
-            without = format!("AND endpoint_id NOT IN ({})", places.join(", "));
-            values.extend(request.without.iter().map(|id| Value::from(id.uuid())));
+        let mut wanted = Rows::new([("id", Kind::Uuid), ("lease", Kind::Uuid)]);
+        for id in &request.ids {
+            wanted.push([id.uuid().into(), lease.uuid().into()]);
         }
-        let sql = format!(
-            "UPDATE queue SET claimed_by = $1, token = token + 1 WHERE id IN ( \
-               SELECT id FROM queue WHERE claimed_by IS NULL AND id IN ( \
-                 SELECT id FROM ( \
-                   SELECT id, due_at, ROW_NUMBER() OVER (PARTITION BY endpoint_id ORDER BY due_at) AS place FROM ( \
-                     SELECT id, due_at, endpoint_id FROM queue \
-                     WHERE claimed_by IS NULL AND parked = 0 AND due_at <= {now} {without} \
-                     ORDER BY due_at LIMIT $4 \
-                   ) AS candidates \
-                 ) AS spread WHERE place <= $3 ORDER BY due_at LIMIT $2 \
-               ) {lock} \
-             ) RETURNING id, endpoint_id, event_id, token, attempts, budget_start, created_at"
-        );
-        let statement = Statement::from_sql_and_values(backend, sql, values);
-        Ok(self.db().query_all_raw(statement).await?)
+        let due = format!("claimed_by IS NULL AND parked = 0 AND due_at <= {}", now_sql(self.backend()));
+        let returning =
+            "RETURNING queue.id, endpoint_id, event_id, token, attempts, budget_start, created_at";
+        let sql = match self.backend() {
+            // What another node is about to take is left to it.
+            DbBackend::Postgres => format!(
+                "UPDATE queue SET claimed_by = mine.lease, token = token + 1 FROM ( \
+                   SELECT q.id, v.lease FROM v JOIN queue AS q ON q.id = v.id WHERE {due} \
+                   FOR UPDATE OF q SKIP LOCKED \
+                 ) AS mine WHERE queue.id = mine.id {returning}"
+            ),
+            _ => format!(
+                "UPDATE queue SET claimed_by = v.lease, token = token + 1 FROM v \
+                 WHERE queue.id = v.id AND {due} {returning}"
+            ),
+        };
+        wanted.query(self.db(), &sql).await
     }
 
     async fn events_of(&self, queue: &[QueueRow]) -> Result<HashMap<EventId, Found>> {

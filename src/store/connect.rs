@@ -239,7 +239,7 @@ async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Res
         backend: DbBackend::Postgres,
         write: connect(pool(4, "SET statement_timeout = '30s'")),
         ingest: connect(pool(2, short)),
-        engine: connect(pool(4, short)),
+        engine: connect(pool(6, short)),
         read: connect(pool(read_connections, short)),
         suspicion: suspicion.clone(),
         lock: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 
-use super::error::Result;
+use super::error::{Result, StoreError};
 use super::lease::stands_sql;
 use super::notify::Bells;
 use super::outcomes::Hold;
@@ -14,13 +14,21 @@ use super::tx::Tx;
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::DeliveryStatus;
-use crate::domain::event::{Event, IdempotencyKey, Target};
+use crate::domain::event::{Event, EventHead, IdempotencyKey, Target};
 use crate::domain::id::{DeliveryId, EndpointId, EventId, LeaseId, ProjectId};
 
 /// An event with what routing made of it.
 pub struct NewEvent<'a> {
     pub event: &'a Event,
     pub deliveries: Vec<NewDelivery>,
+    /// Where an event reaches many endpoints, these, in place of deliveries: they are made step by step later.
+    pub targets: Vec<EndpointId>,
+}
+
+impl NewEvent<'_> {
+    fn delivery_count(&self) -> usize {
+        self.deliveries.len() + self.targets.len()
+    }
 }
 
 /// A delivery about to be written.
@@ -37,18 +45,23 @@ pub struct NewDelivery {
     pub hold: Hold,
 }
 
+impl NewDelivery {
+    /// Whether it may be sent at once.
+    pub fn is_due(&self) -> bool {
+        !self.status.is_final() && self.hold == Hold::No
+    }
+}
+
 /// The fencing token of deliveries that are born claimed.
 pub const FIRST_TOKEN: i64 = 1;
 
-/// What became of an idempotency key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyVerdict {
-    /// First use: write the event.
-    Won,
-    /// Used before with the same content.
-    Duplicate { event: EventId, deliveries: u32 },
-    /// Used before with other content.
-    Conflict,
+/// The event that an idempotency key belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstUse {
+    pub event: EventId,
+    pub deliveries: u32,
+    /// Of what was published with it.
+    pub content_hash: Vec<u8>,
 }
 
 /// What a turn of events stands on.
@@ -84,12 +97,13 @@ impl Tx {
         Ok(footing)
     }
 
-    /// Claims idempotency keys for events of this transaction, which must all be different. Says for each
-    /// whether it may be written. Waits for other transactions that claim the same keys.
+    /// Claims idempotency keys for events of this transaction, which must all be different. Says for each whose
+    /// the key is: the event's own, which may then be written, or that of one before it. Waits for other
+    /// transactions that claim the same keys.
     pub async fn claim_keys(
         &self,
         claims: &[(ProjectId, &IdempotencyKey, EventId, u32)],
-    ) -> Result<Vec<KeyVerdict>> {
+    ) -> Result<Vec<FirstUse>> {
         let now = Timestamp::now().as_millis();
         // Everyone claims in the same order, so that two transactions cannot wait for each other.
         let mut sorted: Vec<_> = claims.iter().collect();
@@ -135,53 +149,63 @@ impl Tx {
         }
         let sql = "SELECT k.project_id, k.key, k.event_id, k.content_hash, k.delivery_count \
                    FROM v JOIN idempotency_keys k ON k.project_id = v.project_id AND k.key = v.key";
-        let mut first: HashMap<(ProjectId, String), (EventId, Vec<u8>, u32)> = HashMap::new();
+        let mut taken: HashMap<(ProjectId, String), FirstUse> = HashMap::new();
         for row in lost.query(self.db(), sql).await? {
             let project = ProjectId::from_uuid(row.try_get_by_index(0)?);
-            let deliveries = u32::try_from(row.try_get_by_index::<i32>(4)?).unwrap_or_default();
-            let value = (EventId::from_uuid(row.try_get_by_index(2)?), row.try_get_by_index(3)?, deliveries);
-            first.insert((project, row.try_get_by_index(1)?), value);
+            let first = FirstUse {
+                event: EventId::from_uuid(row.try_get_by_index(2)?),
+                deliveries: u32::try_from(row.try_get_by_index::<i32>(4)?).unwrap_or_default(),
+                content_hash: row.try_get_by_index(3)?,
+            };
+            taken.insert((project, row.try_get_by_index(1)?), first);
         }
-        let verdict = |(project, key, event, _): &(ProjectId, &IdempotencyKey, EventId, u32)| {
+        let first_use = |(project, key, event, deliveries): &(ProjectId, &IdempotencyKey, EventId, u32)| {
             if won.contains(&event.uuid()) {
-                return KeyVerdict::Won;
+                let content_hash = key.content_hash.to_vec();
+                return Ok(FirstUse { event: *event, deliveries: *deliveries, content_hash });
             }
-            match first.get(&(*project, key.key.clone())) {
-                Some((event, hash, deliveries)) if hash.as_slice() == key.content_hash => {
-                    KeyVerdict::Duplicate { event: *event, deliveries: *deliveries }
-                }
-                _ => KeyVerdict::Conflict,
-            }
+            // A key that was not won is locked by its row, which therefore is there.
+            let gone = || StoreError::Corrupt("an idempotency key that is taken has no row".to_owned());
+            taken.get(&(*project, key.key.clone())).cloned().ok_or_else(gone)
         };
-        Ok(claims.iter().map(verdict).collect())
+        claims.iter().map(first_use).collect()
     }
 
-    /// Writes events and their deliveries, and notes what Watch will tell. Returns the endpoints whose breaker
-    /// was believed to be open and is not.
+    /// Writes events with their deliveries or their targets, and notes what Watch will tell. Returns the endpoints
+    /// whose breaker was believed to be open and is not.
     pub async fn insert_events(
         &mut self,
         lease: LeaseId,
         events: &[NewEvent<'_>],
     ) -> Result<Vec<EndpointId>> {
-        let resting: HashSet<EndpointId> = events
-            .iter()
-            .flat_map(|new| &new.deliveries)
+        self.insert_event_rows(events).await?;
+        self.insert_expansions(events).await?;
+        let heads: Vec<EventHead> = events.iter().map(|new| new.event.head()).collect();
+        let made: Vec<_> =
+            heads.iter().zip(events).map(|(head, new)| (head, new.deliveries.as_slice())).collect();
+        self.insert_deliveries(lease, &made).await
+    }
+
+    /// Writes deliveries of events that are stored; returns the same.
+    pub(super) async fn insert_deliveries(
+        &mut self,
+        lease: LeaseId,
+        made: &[(&EventHead, &[NewDelivery])],
+    ) -> Result<Vec<EndpointId>> {
+        let all = || made.iter().flat_map(|(_, deliveries)| *deliveries);
+        let resting: HashSet<EndpointId> = all()
             .filter(|delivery| delivery.hold == Hold::Breaker)
             .map(|delivery| delivery.endpoint)
             .collect();
         let open = self.held_open(resting.iter().copied()).await?;
-        self.insert_event_rows(events).await?;
-        self.insert_delivery_rows(events).await?;
-        self.insert_queue_rows(lease, events, &open).await?;
-        let lies_due = |delivery: &NewDelivery| {
-            !delivery.claimed && delivery.hold == Hold::No && !delivery.status.is_final()
-        };
-        if events.iter().flat_map(|new| &new.deliveries).any(lies_due) {
+        self.insert_delivery_rows(made).await?;
+        self.insert_queue_rows(lease, made, &open).await?;
+        if all().any(|delivery| delivery.is_due() && !delivery.claimed) {
             self.ring(Bells::DUE);
         }
-        for new in events {
-            for delivery in &new.deliveries {
-                self.record(Change::Delivery(created(new.event, delivery)));
+        for (event, deliveries) in made {
+            for delivery in *deliveries {
+                self.record(Change::Delivery(created(event, delivery)));
             }
         }
         Ok(resting.difference(&open).copied().collect())
@@ -217,7 +241,7 @@ impl Tx {
                 event.message.payload.to_vec().into(),
                 headers_json(&event.message.headers).into(),
                 key.into(),
-                i32::try_from(new.deliveries.len()).unwrap_or(i32::MAX).into(),
+                i32::try_from(new.delivery_count()).unwrap_or(i32::MAX).into(),
                 event.created_at.as_millis().into(),
             ]);
         }
@@ -229,7 +253,7 @@ impl Tx {
         Ok(())
     }
 
-    async fn insert_delivery_rows(&self, events: &[NewEvent<'_>]) -> Result<()> {
+    async fn insert_delivery_rows(&self, made: &[(&EventHead, &[NewDelivery])]) -> Result<()> {
         let mut rows = Rows::new([
             ("id", Kind::Uuid),
             ("project_id", Kind::Uuid),
@@ -238,15 +262,15 @@ impl Tx {
             ("status", Kind::SmallInt),
             ("created_at", Kind::BigInt),
         ]);
-        for new in events {
-            for delivery in &new.deliveries {
+        for (event, deliveries) in made {
+            for delivery in *deliveries {
                 rows.push([
                     delivery.id.uuid().into(),
-                    new.event.message.project.uuid().into(),
-                    new.event.message.event.uuid().into(),
+                    event.project.uuid().into(),
+                    event.event.uuid().into(),
                     delivery.endpoint.uuid().into(),
                     delivery.status.code().into(),
-                    new.event.created_at.as_millis().into(),
+                    event.created_at.as_millis().into(),
                 ]);
             }
         }
@@ -264,7 +288,7 @@ impl Tx {
     async fn insert_queue_rows(
         &self,
         lease: LeaseId,
-        events: &[NewEvent<'_>],
+        made: &[(&EventHead, &[NewDelivery])],
         open: &HashSet<EndpointId>,
     ) -> Result<()> {
         let mut rows = Rows::new([
@@ -276,8 +300,8 @@ impl Tx {
             ("parked", Kind::SmallInt),
             ("claimed_by", Kind::Uuid),
         ]);
-        for new in events {
-            for delivery in new.deliveries.iter().filter(|delivery| !delivery.status.is_final()) {
+        for (event, deliveries) in made {
+            for delivery in deliveries.iter().filter(|delivery| !delivery.status.is_final()) {
                 let hold = match delivery.hold {
                     Hold::Breaker if !open.contains(&delivery.endpoint) => Hold::No,
                     hold => hold,
@@ -285,10 +309,10 @@ impl Tx {
                 let holder = if delivery.claimed { lease.uuid() } else { uuid::Uuid::nil() };
                 rows.push([
                     delivery.id.uuid().into(),
-                    new.event.message.project.uuid().into(),
+                    event.project.uuid().into(),
                     delivery.endpoint.uuid().into(),
-                    new.event.message.event.uuid().into(),
-                    new.event.created_at.as_millis().into(),
+                    event.event.uuid().into(),
+                    event.created_at.as_millis().into(),
                     hold.code().into(),
                     holder.into(),
                 ]);
@@ -318,16 +342,16 @@ impl Tx {
     }
 }
 
-fn created(event: &Event, delivery: &NewDelivery) -> DeliveryChange {
+fn created(event: &EventHead, delivery: &NewDelivery) -> DeliveryChange {
     let is_final = delivery.status.is_final();
     DeliveryChange {
         kind: DeliveryChangeKind::Created,
-        project: event.message.project,
+        project: event.project,
         delivery: delivery.id,
-        event: event.message.event,
+        event: event.event,
         endpoint: delivery.endpoint,
         owner: delivery.owner.clone(),
-        event_type: event.message.event_type.clone(),
+        event_type: event.event_type.clone(),
         status: delivery.status,
         attempts: 0,
         next_attempt_at: (!is_final).then_some(event.created_at),

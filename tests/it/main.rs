@@ -6,10 +6,12 @@
 mod support;
 
 mod access;
+mod batch;
 mod breaker;
 mod delivery;
 mod endpoints;
 mod events;
+mod fan_out;
 mod faults;
 mod guard;
 mod inactive;
@@ -22,6 +24,7 @@ mod outage;
 mod paging;
 mod pause;
 mod policies;
+mod publish_stream;
 mod readiness;
 mod retry;
 mod shutdown;

@@ -1,6 +1,7 @@
 //! Reading the details of an error (`google.rpc.Status`).
 
-use tonic::Status;
+use prost::Message;
+use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 /// A field that breaks a rule, as the server named it.
@@ -25,4 +26,14 @@ pub fn field_violations(status: &Status) -> Vec<FieldViolation> {
 /// The stable name of what went wrong (`google.rpc.ErrorInfo.reason`), such as `ETAG_MISMATCH`.
 pub fn reason(status: &Status) -> Option<String> {
     status.get_error_details().error_info().map(|info| info.reason.clone())
+}
+
+/// An error inside a message, such as a result of BatchPublishEvents, as the status that a call of its own would
+/// have ended with.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the server's table is for what the server says; this reads it"
+)]
+pub fn error_of(error: &tonic_types::pb::Status) -> Status {
+    Status::with_details(Code::from(error.code), error.message.clone(), error.encode_to_vec().into())
 }

@@ -25,7 +25,7 @@ mod error;
 mod watch;
 
 pub use client::{Bearer, Channel, Client, ConnectError, Key};
-pub use error::{FieldViolation, field_violations, reason};
+pub use error::{FieldViolation, error_of, field_violations, reason};
 pub use watch::WatchStream;
 
 /// The generated messages and stubs of `hawser.v1`.

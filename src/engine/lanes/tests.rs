@@ -1,8 +1,12 @@
+//! Turns, caps, spills, and the half that dead endpoints cannot take.
+
 use super::*;
+use crate::domain::attempt::ErrorClass;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claim;
 use crate::domain::event::Message;
 use crate::domain::id::{DeliveryId, EventId, LeaseId, ProjectId};
+use crate::store::Due;
 
 const LIMITS: LaneLimits = LaneLimits { slots: 6, cap_start: 2, cap_min: 1, cap_max: 4, waiting: 100 };
 
@@ -35,7 +39,8 @@ fn outcome(class: Option<ErrorClass>) -> AttemptOutcome {
 #[test]
 fn slots_go_to_lanes_in_turn_and_within_their_caps() {
     let lanes = Lanes::new(LIMITS);
-    let (busy, quiet) = (EndpointId::new(), EndpointId::new());
+    let endpoints = proven(&lanes, 2);
+    let (busy, quiet) = (endpoints[0], endpoints[1]);
     lanes.push((0..10).map(|_| job(busy, 0)).collect(), |_| 0);
     lanes.push(vec![job(quiet, 0)], |_| 0);
     let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.endpoint).collect();
@@ -47,7 +52,7 @@ fn slots_go_to_lanes_in_turn_and_within_their_caps() {
 
 #[test]
 fn first_attempts_and_retries_take_turns() {
-    let lanes = Lanes::new(LaneLimits { cap_start: 4, ..LIMITS });
+    let lanes = Lanes::new(LaneLimits { slots: 8, cap_start: 4, ..LIMITS });
     let endpoint = EndpointId::new();
     lanes.push((0..3).map(|_| job(endpoint, 1)).chain((0..3).map(|_| job(endpoint, 0))).collect(), |_| 0);
     let attempts: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.attempts).collect();
@@ -102,9 +107,127 @@ fn a_closed_set_of_lanes_gives_back_what_waits() {
     assert!(lanes.next().is_none() && lanes.reserve(endpoint, 0).is_none());
 }
 
+/// Endpoints that have answered, with nothing in flight.
+fn proven(lanes: &Lanes, count: usize) -> Vec<EndpointId> {
+    let endpoints: Vec<_> = (0..count).map(|_| EndpointId::new()).collect();
+    for endpoint in &endpoints {
+        lanes.push(vec![job(*endpoint, 0)], |_| 0);
+        lanes.next().expect("a slot");
+        lanes.finish(*endpoint, Some(&outcome(None)));
+    }
+    endpoints
+}
+
+#[test]
+fn endpoints_that_do_not_answer_leave_half_of_the_slots() {
+    let lanes = Lanes::new(LIMITS);
+    let healthy = proven(&lanes, 2);
+    for _ in 0..50 {
+        let dead = EndpointId::new();
+        lanes.push((0..4).map(|_| job(dead, 0)).collect(), |_| 0);
+    }
+    let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.endpoint).collect();
+    assert_eq!(started.len(), 3, "half of six, whoever waits");
+    lanes.push(healthy.iter().flat_map(|id| [job(*id, 0), job(*id, 0)]).collect(), |_| 0);
+    let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.endpoint).collect();
+    assert_eq!(started.len(), 3);
+    assert!(started.iter().all(|id| healthy.contains(id)));
+    // A slot that comes free goes to one that waits for it, and an endpoint that falls silent counts as such.
+    lanes.finish(started[0], Some(&outcome(Some(ErrorClass::Timeout))));
+    assert!(lanes.next().is_some_and(|job| healthy.contains(&job.endpoint)));
+}
+
+#[test]
+fn endpoints_that_do_not_answer_leave_half_of_the_memory() {
+    let lanes = Lanes::new(LIMITS);
+    let healthy = proven(&lanes, 1)[0];
+    let dead: Vec<_> = (0..5).map(|_| EndpointId::new()).collect();
+    let mut places = Vec::new();
+    for endpoint in dead.iter().cycle().take(50) {
+        places.extend(lanes.reserve(*endpoint, 0));
+    }
+    assert_eq!(places.len(), 6, "as many as there are slots");
+    assert!(lanes.reserve(healthy, 0).is_some());
+    let unknown = EndpointId::new();
+    places.push(lanes.reserve(unknown, 0).expect("nothing speaks against it yet"));
+    assert!(lanes.reserve(unknown, 0).is_none(), "one tells whether it answers");
+}
+
+#[test]
+fn loads_come_back_to_nothing() {
+    let lanes = Lanes::new(LIMITS);
+    let endpoints = proven(&lanes, 3);
+    for round in 0..20 {
+        let endpoint = endpoints[round % 3];
+        lanes.push(vec![job(endpoint, 0), job(endpoint, 1)], |_| 0);
+        drop(lanes.reserve(endpoint, 0));
+        let classes = [None, Some(ErrorClass::Timeout), Some(ErrorClass::HttpStatus), Some(ErrorClass::Dns)];
+        while let Some(job) = lanes.next() {
+            lanes.finish(job.endpoint, Some(&outcome(classes[round % 4])));
+        }
+    }
+    lanes.push(vec![job(endpoints[0], 0)], |_| 0);
+    assert_eq!(lanes.clear().len(), 1);
+    let state = lanes.lock();
+    for load in [state.all, state.of_silent] {
+        assert_eq!((load.in_flight, load.waiting), (0, 0));
+    }
+}
+
+fn due(endpoint: EndpointId, count: usize) -> Vec<Due> {
+    (0..count).map(|_| Due { id: DeliveryId::new(), endpoint }).collect()
+}
+
+#[test]
+fn a_claim_takes_what_there_is_room_for_and_names_what_is_left() {
+    let lanes = Lanes::new(LIMITS);
+    let (full, open) = (EndpointId::new(), EndpointId::new());
+    lanes.push((0..3).map(|_| job(full, 0)).collect(), |_| 0);
+    let seen = [due(full, 10), due(open, 2)].concat();
+    let choice = lanes.choose(&seen, 100);
+    assert_eq!(choice.take, [seen[10].id, seen[11].id], "a lane that is more than half full gets nothing");
+    assert_eq!(choice.left, [full].into());
+    assert!(lanes.reserve(full, 0).is_none(), "its newer work must not overtake what was left");
+    assert!(lanes.reserve(open, 0).is_some());
+}
+
+#[test]
+fn a_claim_is_shared_before_it_is_filled() {
+    let lanes = Lanes::new(LaneLimits { slots: 1000, cap_start: 100, ..LIMITS });
+    let (loud, quiet) = (EndpointId::new(), EndpointId::new());
+    let seen = [due(loud, 200), due(quiet, 5)].concat();
+    let choice = lanes.choose(&seen, 60);
+    let quiet_ones = choice.take.iter().filter(|id| seen[200..].iter().any(|one| one.id == **id)).count();
+    assert_eq!((choice.take.len(), quiet_ones), (60, 5));
+    assert_eq!(choice.left, [loud].into());
+}
+
+#[test]
+fn claims_for_dead_endpoints_leave_room_for_others() {
+    let lanes = Lanes::new(LaneLimits { slots: 10, ..LIMITS });
+    let healthy = proven(&lanes, 1)[0];
+    let dead: Vec<Due> = (0..3).flat_map(|_| due(EndpointId::new(), 4)).collect();
+    let seen = [dead, due(healthy, 4), due(EndpointId::new(), 4)].concat();
+    let choice = lanes.choose(&seen, 100);
+    assert_eq!(choice.take.len(), 10 + 4 + 1, "the silent as many as slots, the lane's fill, one to try");
+    lanes.push(
+        choice
+            .take
+            .iter()
+            .filter_map(|id| seen.iter().find(|one| one.id == *id))
+            .map(|one| job(one.endpoint, 0))
+            .collect(),
+        |_| 0,
+    );
+    let names: Vec<_> = seen.iter().map(|one| one.endpoint).collect();
+    assert!(lanes.with_room(&names, 100).is_empty());
+    let other = EndpointId::new();
+    assert_eq!(lanes.with_room(&[names[0], other], 100), [other]);
+}
+
 #[test]
 fn a_fixed_cap_neither_grows_nor_shrinks() {
-    let lanes = Lanes::new(LIMITS);
+    let lanes = Lanes::new(LaneLimits { slots: 8, ..LIMITS });
     let endpoint = EndpointId::new();
     lanes.push((0..40).map(|_| job(endpoint, 0)).collect(), |_| 3);
     let start = || std::iter::from_fn(|| lanes.next()).count();

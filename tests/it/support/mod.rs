@@ -6,6 +6,7 @@ pub mod feed;
 pub mod proxy;
 pub mod receiver;
 pub mod server;
+pub mod sql;
 pub mod stale;
 pub mod web;
 pub mod world;

@@ -84,6 +84,20 @@ impl World {
         self.client.deliveries().list_deliveries(request).await.expect("listed").into_inner().deliveries
     }
 
+    /// The deliveries of an event once all of them have ended.
+    pub async fn settled_deliveries_of(&self, event: &str) -> Vec<pb::Delivery> {
+        let settled = async {
+            loop {
+                let deliveries = self.deliveries_of(event).await;
+                if deliveries.iter().all(|delivery| delivery.end_time.is_some()) {
+                    return deliveries;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, settled).await.expect("the deliveries end")
+    }
+
     pub async fn attempts_of(&self, delivery: &str) -> Vec<pb::Attempt> {
         let request = pb::ListAttemptsRequest { delivery_id: delivery.to_owned(), ..Default::default() };
         self.client.deliveries().list_attempts(request).await.expect("listed").into_inner().attempts

@@ -1,0 +1,160 @@
+//! One lane: an endpoint's work in memory, and how much of it may be in flight.
+
+use std::collections::VecDeque;
+
+use super::LaneLimits;
+use crate::domain::attempt::{AttemptOutcome, ErrorClass};
+use crate::store::ClaimedDelivery;
+
+pub struct Lane {
+    fresh: VecDeque<ClaimedDelivery>,
+    retries: VecDeque<ClaimedDelivery>,
+    /// Whether the next one comes from the retries, where both wait.
+    retry_next: bool,
+    pub reserved: usize,
+    pub in_flight: usize,
+    pub cap: usize,
+    /// The endpoint's own cap; 0 where it follows the endpoint.
+    fixed: u16,
+    /// Successes in a row since the cap last changed.
+    successes: usize,
+    /// It has its place in a ring.
+    pub is_ready: bool,
+    pub standing: Standing,
+    /// Older work of this endpoint lies in the table, so newer work must not overtake it. Grows with every
+    /// spill, so that a look at the table clears only the spills it has seen.
+    pub spilled: Option<u64>,
+    spills: u64,
+}
+
+/// What an endpoint's last attempt says about how long the next one may hold its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// None ended yet.
+    Unknown,
+    /// It answered, whatever it said.
+    Answers,
+    /// It did not.
+    Silent,
+}
+
+impl Lane {
+    pub fn new(cap: usize) -> Self {
+        Self {
+            fresh: VecDeque::new(),
+            retries: VecDeque::new(),
+            retry_next: false,
+            reserved: 0,
+            in_flight: 0,
+            cap,
+            fixed: 0,
+            successes: 0,
+            is_ready: false,
+            standing: Standing::Unknown,
+            spilled: None,
+            spills: 0,
+        }
+    }
+
+    /// Takes over the endpoint's own cap, if it has one.
+    pub fn fix(&mut self, fixed: u16, limits: LaneLimits) {
+        if fixed > 0 {
+            self.cap = usize::from(fixed).min(limits.cap_max);
+        } else if self.fixed > 0 {
+            self.cap = limits.cap_start;
+        }
+        self.fixed = fixed;
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.fresh.len() + self.retries.len()
+    }
+
+    /// What it holds in memory, places that are kept included.
+    pub fn held(&self) -> usize {
+        self.waiting() + self.reserved
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.held() >= 2 * self.cap
+    }
+
+    /// Whether a claim may bring it more: only when half empty, so that claims come in batches.
+    pub fn is_hungry(&self) -> bool {
+        self.held() <= self.cap
+    }
+
+    /// How many a claim may bring.
+    pub fn room(&self) -> usize {
+        if self.is_hungry() { 2 * self.cap - self.held() } else { 0 }
+    }
+
+    pub fn answers(&self) -> bool {
+        self.standing == Standing::Answers
+    }
+
+    /// Nothing is known of its endpoint, and nothing under way will tell.
+    pub fn is_untried(&self) -> bool {
+        self.standing == Standing::Unknown && self.in_flight == 0 && self.held() == 0
+    }
+
+    pub fn spill(&mut self) {
+        self.spills += 1;
+        self.spilled = Some(self.spills);
+    }
+
+    pub fn push(&mut self, job: ClaimedDelivery) {
+        if job.attempts == job.budget_start {
+            self.fresh.push_back(job);
+        } else {
+            self.retries.push_back(job);
+        }
+    }
+
+    /// First attempts and retries in turn, so that neither waits behind the other's backlog.
+    pub fn pop(&mut self) -> Option<ClaimedDelivery> {
+        let (first, second) = if self.retry_next {
+            (&mut self.retries, &mut self.fresh)
+        } else {
+            (&mut self.fresh, &mut self.retries)
+        };
+        self.retry_next = !self.retry_next;
+        first.pop_front().or_else(|| second.pop_front())
+    }
+
+    pub fn drain(&mut self) -> impl Iterator<Item = ClaimedDelivery> {
+        self.fresh.drain(..).chain(self.retries.drain(..))
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.in_flight == 0 && self.held() == 0 && self.spilled.is_none()
+    }
+
+    /// Lets go of the memory of past work.
+    pub fn rest(&mut self) {
+        self.fresh.shrink_to_fit();
+        self.retries.shrink_to_fit();
+    }
+
+    /// Lets cap and standing follow the endpoint.
+    pub fn adapt(&mut self, outcome: &AttemptOutcome, limits: LaneLimits) {
+        let class = outcome.error.as_ref().map(|(class, _)| *class);
+        self.standing = match class {
+            None | Some(ErrorClass::HttpStatus) => Standing::Answers,
+            Some(_) => Standing::Silent,
+        };
+        if self.fixed > 0 {
+            return;
+        }
+        if matches!(class, Some(ErrorClass::Timeout | ErrorClass::Reset | ErrorClass::Connect)) {
+            self.cap = (self.cap / 2).max(limits.cap_min);
+            self.successes = 0;
+        } else if outcome.is_success() {
+            self.successes += 1;
+            if self.successes >= self.cap && self.waiting() > 0 {
+                self.cap = (self.cap * 2).min(limits.cap_max);
+                self.successes = 0;
+            }
+        }
+    }
+}
