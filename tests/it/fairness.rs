@@ -1,0 +1,137 @@
+//! Dead and slow endpoints do not hold up the others, and old work is not overtaken for ever.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use hawser_client::pb;
+use hawser_client::pb::publish_event_request::Target;
+
+use crate::support::{Database, Receiver, Reply, Server, World, on_both, tier};
+
+on_both!(
+    a_dead_endpoint_holds_its_few_slots_and_no_more,
+    hundreds_of_dead_endpoints_leave_the_others_theirs,
+    spilled_work_is_overtaken_by_a_bounded_number,
+);
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Publishes so many events to each of these, at once.
+async fn publish_many(world: &World, targets: &[Target], each: usize) -> Vec<String> {
+    let request = |target: &Target| pb::PublishEventRequest {
+        event_type: "test.event".to_owned(),
+        target: Some(target.clone()),
+        payload: b"{}".as_slice().into(),
+        ..Default::default()
+    };
+    let requests: Vec<_> = (0..each).flat_map(|_| targets.iter().map(request)).collect();
+    let mut ids = Vec::new();
+    for requests in requests.chunks(1000) {
+        let batch = pb::BatchPublishEventsRequest { requests: requests.to_vec(), ..Default::default() };
+        let reply = world.client.events().batch_publish_events(batch).await.expect("taken").into_inner();
+        for result in reply.results {
+            match result.result {
+                Some(pb::publish_result::Result::Receipt(receipt)) => ids.push(receipt.event_id),
+                other => panic!("not accepted: {other:?}"),
+            }
+        }
+    }
+    ids
+}
+
+async fn a_dead_endpoint_holds_its_few_slots_and_no_more(database: Database) {
+    let world = World::new(database).await;
+    let dead_receiver = Receiver::scripted(|_, _| Reply::after(HOUR)).await;
+    let receiver = Receiver::ok().await;
+    let timeout = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+    let dead = pb::Endpoint { url: dead_receiver.url("/"), http_timeout: timeout, ..Default::default() };
+    let (dead, _) = world.create(dead, &["*"]).await;
+    let mut healthy = Vec::new();
+    for number in 0..20 {
+        let (endpoint, _) = world.endpoint(&receiver.url(&format!("/{number}")), "healthy").await;
+        healthy.push(Target::EndpointId(endpoint.id));
+    }
+    publish_many(&world, &[Target::EndpointId(dead.id)], 1000).await;
+    let ids = publish_many(&world, &healthy, 50).await;
+    let seen = receiver.wait_for_count(ids.len()).await;
+    assert_eq!(seen.iter().map(|one| one.event()).collect::<HashSet<_>>(), ids.into_iter().collect());
+    let held = dead_receiver.wait_for_count(1).await.len();
+    assert!(held <= 16, "the dead endpoint holds {held} slots");
+}
+
+/// More dead endpoints than there are slots, each with more work than its lane holds, all of it older than what the
+/// others get.
+async fn hundreds_of_dead_endpoints_leave_the_others_theirs(database: Database) {
+    let arguments = ["--allow-http", "--allow-net", "127.0.0.0/8", "--slots", "128"];
+    let world = World::on(Server::start_with(database, &arguments).await, pb::PausedPolicy::Discard).await;
+    let dead_receiver = Receiver::scripted(|_, _| Reply::after(HOUR)).await;
+    let receiver = Receiver::ok().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..4 {
+        let (client, url) = (world.client.clone(), dead_receiver.url(&format!("/{task}")));
+        tasks.spawn(async move {
+            for _ in 0..150 {
+                let endpoint = pb::Endpoint {
+                    url: url.clone(),
+                    owner_id: "dead".to_owned(),
+                    http_timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+                    ..Default::default()
+                };
+                let request = pb::CreateEndpointRequest { endpoint: Some(endpoint), ..Default::default() };
+                client.endpoints().create_endpoint(request).await.expect("created");
+            }
+        });
+    }
+    tasks.join_all().await;
+    let mut healthy = Vec::new();
+    for number in 0..20 {
+        let (endpoint, _) = world.endpoint(&receiver.url(&format!("/{number}")), "healthy").await;
+        healthy.push(Target::EndpointId(endpoint.id));
+    }
+    publish_many(&world, &[Target::OwnerId("dead".to_owned())], 40).await;
+    dead_receiver.wait_for_count(64).await;
+    let ids = publish_many(&world, &healthy, 100).await;
+    let seen = receiver.wait_for_count(ids.len()).await;
+    assert_eq!(seen.iter().map(|one| one.event()).collect::<HashSet<_>>(), ids.into_iter().collect());
+    let tried = dead_receiver.seen().len();
+    assert!(tried < 600 * 40, "the dead were done first");
+    println!("{tried} of {} attempts at dead endpoints came before the last of the others", 600 * 40);
+}
+
+/// With 16 in flight at most, an endpoint's lane holds 32; a turn brings 512 new ones and a claim 256 old ones. Whatever
+/// was published so many after a delivery must not arrive before it, for as long as publishing goes on.
+async fn spilled_work_is_overtaken_by_a_bounded_number(database: Database) {
+    const BOUND: usize = 16 + 32 + 512 + 256;
+    const BACKLOG: usize = 2 * BOUND;
+    let arguments = ["--allow-http", "--allow-net", "127.0.0.0/8", "--slots", "64"];
+    let world = World::on(Server::start_with(database, &arguments).await, pb::PausedPolicy::Discard).await;
+    let receiver = Receiver::scripted(|_, _| Reply::after(Duration::from_millis(50))).await;
+    let (endpoint, _) = world.endpoint(&receiver.url("/"), "").await;
+    let total = tier(4_000, 20_000);
+    let mut published = 0;
+    while published < total {
+        let request = |number: usize| pb::PublishEventRequest {
+            event_type: "test.event".to_owned(),
+            target: Some(Target::EndpointId(endpoint.id.clone())),
+            payload: number.to_string().into(),
+            ..Default::default()
+        };
+        let requests = (published..published + 200).map(request).collect();
+        let batch = pb::BatchPublishEventsRequest { requests, ..Default::default() };
+        world.client.events().batch_publish_events(batch).await.expect("taken");
+        published += 200;
+        // The backlog stays, and publishing goes on.
+        receiver.wait_for_count(published.saturating_sub(BACKLOG)).await;
+    }
+    assert!(receiver.seen().len() + BOUND < total, "there was no backlog to overtake");
+    let seen = receiver.wait_for_count(total).await;
+    let mut newest = 0;
+    let mut worst = 0;
+    for one in &seen {
+        let number: usize = std::str::from_utf8(&one.body).expect("text").parse().expect("a number");
+        newest = newest.max(number);
+        worst = worst.max(newest - number);
+    }
+    println!("at most {worst} newer ones came before one");
+    assert!(worst <= BOUND, "{worst} newer ones came before one");
+}
