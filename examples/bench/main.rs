@@ -5,6 +5,7 @@
 
 mod cpu;
 mod load;
+mod neighbour;
 mod receiver;
 mod rows;
 mod server;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Parser, Subcommand};
 
+use neighbour::Neighbour;
 use receiver::Receiver;
 use rows::{Bench, Latency, Memory, Throughput};
 use server::Server;
@@ -45,6 +47,8 @@ enum Row {
     Throughput(Throughput),
     /// At a steady rate
     Latency(Latency),
+    /// At a steady rate to many endpoints, beside a dead one
+    Neighbour(Neighbour),
     /// At rest, and with work pending
     Memory(Memory),
     /// Many streams that see little
@@ -81,6 +85,7 @@ async fn run(arguments: Arguments, receivers: &tokio::runtime::Handle) -> anyhow
         let text = match &arguments.row {
             Row::Throughput(row) => row.run(&bench).await?,
             Row::Latency(row) => row.run(&bench).await?,
+            Row::Neighbour(row) => row.run(&bench).await?,
             Row::Memory(row) => row.run(&bench).await?,
             Row::Watchers(row) => row.run(&bench.server, &bench.receiver).await?,
             Row::Start => bail!("handled above"),
