@@ -287,12 +287,6 @@ impl Engine {
         })
     }
 
-    /// Whether most endpoints fail without an answer, so that the fault is most likely ours
-    /// (`system.egress_failing`).
-    pub fn egress_failing(&self) -> bool {
-        self.shared.guard.egress_failing()
-    }
-
     /// Stops in bounded phases: no new attempts, then what is in flight, then the unwritten outcomes, then the
     /// lease. What does not end within `drain` is repeated after the next start.
     pub async fn shutdown(self, drain: Duration) {

@@ -54,6 +54,8 @@ pub struct EngineMetrics {
     pub outcomes_waiting: Gauge,
     pub events_waiting: Gauge,
     pub lease_seconds: Gauge<f64, AtomicU64>,
+    /// 1 while the fault is taken to be on our side of the network.
+    pub egress_failing: Gauge,
 }
 
 impl EngineMetrics {
@@ -76,6 +78,7 @@ impl EngineMetrics {
             outcomes_waiting: Gauge::default(),
             events_waiting: Gauge::default(),
             lease_seconds: Gauge::default(),
+            egress_failing: Gauge::default(),
         };
         metrics.register(registry);
         metrics
@@ -114,6 +117,11 @@ impl EngineMetrics {
         );
         registry.register("outcomes_waiting", "Outcomes not yet written", self.outcomes_waiting.clone());
         registry.register("events_waiting", "Events that wait for their commit", self.events_waiting.clone());
+        registry.register(
+            "egress_failing",
+            "1 while most endpoints fail without an answer, so that none is switched off",
+            self.egress_failing.clone(),
+        );
         registry.register(
             "lease_seconds",
             "How long the process may still start attempts without a renewal",
