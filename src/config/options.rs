@@ -56,7 +56,7 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", env = "HAWSER_MESSAGE_MAX")]
     pub message_max: Option<usize>,
 
-    /// Origins whose web pages may call with gRPC-Web, such as https://app.example.com (may repeat)
+    /// Origins whose web pages may call with gRPC-Web, such as `https://app.example.com` (may repeat)
     #[arg(long, value_name = "ORIGIN", env = "HAWSER_WEB_ORIGIN", value_delimiter = ',')]
     pub web_origin: Vec<String>,
 

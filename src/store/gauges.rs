@@ -11,7 +11,7 @@ pub const COUNTED_MAX: u64 = 10_000;
 /// The unclaimed part of the queue.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueGauges {
-    /// Due now, at most [`COUNTED_MAX`].
+    /// Due now, at most 10,000.
     pub due: u64,
     /// For how long the oldest of them has been due, in milliseconds.
     pub oldest_due_ms: u64,
