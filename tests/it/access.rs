@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use hawser_client::pb::publish_event_request::Target;
-use hawser_client::{Client, Key, pb};
+use hawser_client::{Client, Key, error_of, pb};
 use prost::Message;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
@@ -189,6 +189,12 @@ async fn attempts(
         ResumeEndpointRequest { project_id: project_id.clone(), endpoint_id: endpoint_id.clone() }
     );
     call!(
+        "/hawser.v1.EndpointService/ActivateEndpoint",
+        endpoints,
+        activate_endpoint,
+        ActivateEndpointRequest { project_id: project_id.clone(), endpoint_id: endpoint_id.clone() }
+    );
+    call!(
         "/hawser.v1.SubscriptionService/CreateSubscription",
         subscriptions,
         create_subscription,
@@ -236,6 +242,15 @@ async fn attempts(
             ..Default::default()
         }
     );
+    let event = PublishEventRequest {
+        event_type: "a".to_owned(),
+        target: Some(Target::EndpointId(endpoint_id.clone())),
+        ..Default::default()
+    };
+    let batch = BatchPublishEventsRequest { project_id: project_id.clone(), requests: vec![event.clone()] };
+    results.push(("/hawser.v1.EventService/BatchPublishEvents", first_of_batch(client, batch).await));
+    let event = PublishEventRequest { project_id: project_id.clone(), ..event };
+    results.push(("/hawser.v1.EventService/StreamPublishEvents", first_of_stream(client, event).await));
     call!(
         "/hawser.v1.EventService/GetEvent",
         events,
@@ -282,6 +297,35 @@ async fn attempts(
         every_rpc().into_iter().filter(|path| !path.contains("ProjectService")).collect();
     assert_eq!(covered, expected, "an RPC of the contract is not tried here");
     results
+}
+
+/// What became of a batch's only event.
+async fn first_of_batch(client: &Client, batch: pb::BatchPublishEventsRequest) -> Status {
+    let reply = match client.events().batch_publish_events(batch).await {
+        Ok(reply) => reply.into_inner(),
+        Err(status) => return status,
+    };
+    match reply.results[0].result.clone().expect("a result") {
+        pb::publish_result::Result::Receipt(_) => Status::ok(""),
+        pb::publish_result::Result::Error(error) => error_of(&error),
+    }
+}
+
+/// What became of a stream's only event.
+async fn first_of_stream(client: &Client, event: pb::PublishEventRequest) -> Status {
+    let request = pb::StreamPublishEventsRequest { request_number: 1, event: Some(event) };
+    let acks = match client.events().stream_publish_events(tokio_stream::once(request)).await {
+        Ok(acks) => acks.into_inner().message().await,
+        Err(status) => return status,
+    };
+    let ack = match acks {
+        Ok(ack) => ack.expect("an acknowledgement"),
+        Err(status) => return status,
+    };
+    match ack.result.expect("a result") {
+        pb::stream_publish_events_response::Result::Receipt(_) => Status::ok(""),
+        pb::stream_publish_events_response::Result::Error(error) => error_of(&error),
+    }
 }
 
 fn hawser_not_found() -> Status {
