@@ -34,6 +34,8 @@ const ASKED: usize = 64;
 const SEEN_OF_EACH: u32 = 16;
 /// Before another try where other nodes took what was chosen.
 const CONTENDED: Duration = Duration::from_millis(10);
+/// A look that takes longer waits on a connection that fell silent.
+const LOOK_LONGEST: Duration = Duration::from_secs(5);
 /// No endpoint is before it.
 const START: EndpointId = EndpointId::from_uuid(Uuid::nil());
 
@@ -91,7 +93,8 @@ impl Claimer {
         }
         // Before the look, so that it clears no spill that it cannot have seen.
         let spilled = self.shared.lanes.spilled();
-        let found = self.look().await?;
+        let store = self.store.clone();
+        let found = store.in_time(LOOK_LONGEST, self.look()).await?;
         self.shared.lanes.set_more_due(found.more);
         let asked = found.choice.take.len();
         let mut claimed = 0;

@@ -30,6 +30,8 @@ pub const POLL: Duration = Duration::from_millis(500);
 const WAKE_COST: Duration = Duration::from_micros(20);
 /// Timers are no finer; shorter waits are none.
 const WAKE_PAUSE_MIN: Duration = Duration::from_millis(1);
+/// A read that takes longer waits on a connection that fell silent.
+const READ_LONGEST: Duration = Duration::from_secs(10);
 const KEY_CHECK_EVERY: Duration = Duration::from_secs(5);
 
 /// The process's reader of the change log.
@@ -135,7 +137,8 @@ impl Feed {
             self.log().begin(last);
             return Ok(true);
         };
-        let Some(page) = self.store.changes(Cursor::after(from), PAGE, PAGE_BYTES).await? else {
+        let reading = self.store.changes(Cursor::after(from), PAGE, PAGE_BYTES);
+        let Some(page) = self.store.in_time(READ_LONGEST, reading).await? else {
             // Its streams find their own way, or learn that they are too late.
             tracing::warn!("the reader of the change log fell behind what is kept, and begins anew");
             self.log().clear();
