@@ -12,13 +12,17 @@ use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection}
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
 
+use super::capture;
 use super::connector::{ConnInfo, Connector, micros};
 use super::failure::{Failure, seconds};
+use super::identities::Identities;
 use super::resolver::Resolver;
-use super::{capture, tls};
+use super::tls::Tls;
 use crate::domain::address::AddressPolicy;
 use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::domain::clock::Timestamp;
+use crate::domain::credentials::Credentials;
+use crate::domain::id::EndpointId;
 use crate::domain::url_rules::EndpointUrl;
 
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("Hawser/", env!("CARGO_PKG_VERSION")));
@@ -90,13 +94,31 @@ pub struct OutboundRequest {
     pub body: Bytes,
     /// Bounds the whole attempt: resolving, connecting, sending, and reading the answer to its end.
     pub timeout: Duration,
+    /// By whom the connection is made, and whom it trusts.
+    pub identity: Identity,
 }
+
+/// A TLS identity.
+#[derive(Clone, Default)]
+pub enum Identity {
+    /// The server's: no client certificate, the system's and the configured roots.
+    #[default]
+    Shared,
+    /// An endpoint's. Its connections are kept for it alone, for as long as its credentials stay the same.
+    Of(EndpointId, Arc<Credentials>),
+    /// Of credentials that are being tried: its connections are for one use.
+    Once(Arc<Credentials>),
+}
+
+/// A client over its own pool of connections.
+pub(super) type HttpClient = Client<Connector, Full<Bytes>>;
 
 /// Makes outbound requests. Clones share connections.
 #[derive(Clone)]
 pub struct Dispatcher {
-    client: Client<Connector, Full<Bytes>>,
+    client: HttpClient,
     connector: Connector,
+    identities: Arc<Identities>,
 }
 
 impl Dispatcher {
@@ -104,24 +126,20 @@ impl Dispatcher {
     pub fn new(settings: DispatchSettings) -> Result<Self, SetupError> {
         let resolver =
             Resolver::new(&settings.name_servers, settings.dns_timeout).map_err(SetupError::Resolver)?;
-        let tls = tls::client_config(settings.system_roots, &settings.extra_roots)?;
-        let connector = Connector::new(settings.addresses, resolver, tls.into(), settings.connect_timeout);
-        let client = Client::builder(TokioExecutor::new())
-            // One call is one request on the wire: whether to repeat it is the engine's to decide.
-            .retry_canceled_requests(false)
-            .set_host(false)
-            .http1_max_buf_size(READ_BUFFER_MAX)
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(settings.idle_timeout)
-            .pool_max_idle_per_host(settings.idle_per_host)
-            .build(connector.clone());
-        Ok(Self { client, connector })
+        let tls = Tls::new(settings.system_roots, &settings.extra_roots)?;
+        let shared = tls.shared().map_err(SetupError::Tls)?;
+        let connector = Connector::new(settings.addresses, resolver, shared.into(), settings.connect_timeout);
+        let (idle_timeout, idle_per_host) = (settings.idle_timeout, settings.idle_per_host);
+        let make = move |connector| client(connector, idle_timeout, idle_per_host);
+        let client = make(connector.clone());
+        let identities = Arc::new(Identities::new(tls, connector.clone(), make));
+        Ok(Self { client, connector, identities })
     }
 
     /// Makes one attempt. Redirects are not followed, proxies and cookies do not exist.
     pub async fn send(&self, request: OutboundRequest) -> AttemptOutcome {
         let began = Instant::now();
-        let OutboundRequest { method, url, headers, body, timeout } = request;
+        let OutboundRequest { method, url, headers, body, timeout, identity } = request;
         // Every path below replaces the class.
         let mut outcome = AttemptOutcome::unsent(Timestamp::now(), ErrorClass::Cancelled, "");
         // The connector checks this too, but a pooled connection would not pass it again.
@@ -129,6 +147,13 @@ impl Dispatcher {
             outcome.fail(Failure::blocked());
             return outcome;
         }
+        let client = match self.client_of(&identity) {
+            Ok(client) => client,
+            Err(failure) => {
+                outcome.fail(failure);
+                return outcome;
+            }
+        };
 
         let mut http = Request::new(Full::new(body));
         *http.method_mut() = method;
@@ -141,7 +166,7 @@ impl Dispatcher {
 
         let connection = capture_connection(&mut http);
         let mut kept = Vec::new();
-        let exchange = self.exchange(http, began, &mut outcome, &mut kept);
+        let exchange = exchange(&client, http, began, &mut outcome, &mut kept);
         let ended = tokio::time::timeout(timeout, exchange).await;
         if !kept.is_empty() {
             outcome.body = kept.into();
@@ -161,30 +186,50 @@ impl Dispatcher {
         outcome
     }
 
-    /// Fills in the outcome as far as it gets, so that a timeout keeps what was seen before it.
-    async fn exchange(
-        &self,
-        request: Request<Full<Bytes>>,
-        began: Instant,
-        outcome: &mut AttemptOutcome,
-        kept: &mut Vec<u8>,
-    ) -> Result<(), Failure> {
-        let answer = self.client.request(request).await.map_err(Failure::from_client)?;
-        outcome.timings.first_byte_us = Some(micros(began.elapsed()));
-        let (head, body) = answer.into_parts();
-        if let Some(info) = head.extensions.get::<Arc<ConnInfo>>() {
-            outcome.note(info, began);
+    fn client_of(&self, identity: &Identity) -> Result<HttpClient, Failure> {
+        match identity {
+            Identity::Shared => Ok(self.client.clone()),
+            Identity::Of(endpoint, credentials) => self.identities.client(*endpoint, credentials),
+            Identity::Once(credentials) => self.identities.once(credentials),
         }
-        outcome.status = Some(head.status.as_u16());
-        (outcome.response_headers, outcome.headers_truncated) = capture::headers(&head.headers);
-        outcome.retry_after = capture::retry_after(head.status, &head.headers, Timestamp::now());
-        outcome.error = match head.status.is_success() {
-            true => None,
-            false => Some((ErrorClass::HttpStatus, format!("answered {}", head.status.as_u16()))),
-        };
-        outcome.body_truncated = capture::body(body, kept).await;
-        Ok(())
     }
+}
+
+fn client(connector: Connector, idle_timeout: Duration, idle_per_host: usize) -> HttpClient {
+    Client::builder(TokioExecutor::new())
+        // One call is one request on the wire: whether to repeat it is the engine's to decide.
+        .retry_canceled_requests(false)
+        .set_host(false)
+        .http1_max_buf_size(READ_BUFFER_MAX)
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(idle_timeout)
+        .pool_max_idle_per_host(idle_per_host)
+        .build(connector)
+}
+
+/// Fills in the outcome as far as it gets, so that a timeout keeps what was seen before it.
+async fn exchange(
+    client: &HttpClient,
+    request: Request<Full<Bytes>>,
+    began: Instant,
+    outcome: &mut AttemptOutcome,
+    kept: &mut Vec<u8>,
+) -> Result<(), Failure> {
+    let answer = client.request(request).await.map_err(Failure::from_client)?;
+    outcome.timings.first_byte_us = Some(micros(began.elapsed()));
+    let (head, body) = answer.into_parts();
+    if let Some(info) = head.extensions.get::<Arc<ConnInfo>>() {
+        outcome.note(info, began);
+    }
+    outcome.status = Some(head.status.as_u16());
+    (outcome.response_headers, outcome.headers_truncated) = capture::headers(&head.headers);
+    outcome.retry_after = capture::retry_after(head.status, &head.headers, Timestamp::now());
+    outcome.error = match head.status.is_success() {
+        true => None,
+        false => Some((ErrorClass::HttpStatus, format!("answered {}", head.status.as_u16()))),
+    };
+    outcome.body_truncated = capture::body(body, kept).await;
+    Ok(())
 }
 
 impl AttemptOutcome {

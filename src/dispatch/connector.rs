@@ -35,12 +35,14 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// Makes guarded connections for the HTTP client's pool.
 #[derive(Clone)]
-pub(super) struct Connector(Arc<Inner>);
+pub(super) struct Connector {
+    inner: Arc<Inner>,
+    tls: TlsConnector,
+}
 
 struct Inner {
     policy: AddressPolicy,
     resolver: Resolver,
-    tls: TlsConnector,
     budget: Duration,
 }
 
@@ -52,12 +54,17 @@ impl Connector {
         tls: TlsConnector,
         budget: Duration,
     ) -> Self {
-        Self(Arc::new(Inner { policy, resolver, tls, budget }))
+        Self { inner: Arc::new(Inner { policy, resolver, budget }), tls }
+    }
+
+    /// The same with another TLS configuration.
+    pub(super) fn with_tls(&self, config: Arc<rustls::ClientConfig>) -> Self {
+        Self { inner: self.inner.clone(), tls: config.into() }
     }
 
     /// Whether this address may be connected to.
     pub(super) fn permits(&self, address: IpAddr) -> bool {
-        self.0.policy.permits(address)
+        self.inner.policy.permits(address)
     }
 }
 
@@ -71,13 +78,13 @@ impl tower::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let inner = Arc::clone(&self.0);
-        Box::pin(async move { inner.connect(&uri).await.map(TokioIo::new) })
+        let (inner, tls) = (Arc::clone(&self.inner), self.tls.clone());
+        Box::pin(async move { inner.connect(&uri, &tls).await.map(TokioIo::new) })
     }
 }
 
 impl Inner {
-    async fn connect(&self, uri: &Uri) -> Result<Conn, Failure> {
+    async fn connect(&self, uri: &Uri, tls: &TlsConnector) -> Result<Conn, Failure> {
         let opened_at = Instant::now();
         let https = uri.scheme_str() == Some("https");
         let host = uri.host().unwrap_or_default();
@@ -113,7 +120,7 @@ impl Inner {
             return Ok(Conn { stream: Stream::Plain(stream), info: Arc::new(info) });
         }
         let secured_at = Instant::now();
-        let handshake = self.handshake(host, stream);
+        let handshake = handshake(tls, host, stream);
         let stream = match tokio::time::timeout_at(deadline, handshake).await {
             Ok(done) => done.map_err(with_times)?,
             Err(_) => {
@@ -136,17 +143,21 @@ impl Inner {
             }
         }
     }
+}
 
-    /// SNI and verification go by the host's name, though a checked address was dialled.
-    async fn handshake(&self, host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| Failure::new(ErrorClass::Tls, "host name cannot be used with TLS"))?;
-        self.tls.connect(name, stream).await.map_err(|error| {
-            let described = error.get_ref().and_then(|inner| inner.downcast_ref()).map(super::tls::describe);
-            let detail = described.unwrap_or_else(|| "connection closed during the TLS handshake".into());
-            Failure::new(ErrorClass::Tls, detail)
-        })
-    }
+/// SNI and verification go by the host's name, though a checked address was dialled.
+async fn handshake(
+    tls: &TlsConnector,
+    host: &str,
+    stream: TcpStream,
+) -> Result<TlsStream<TcpStream>, Failure> {
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| Failure::new(ErrorClass::Tls, "host name cannot be used with TLS"))?;
+    tls.connect(name, stream).await.map_err(|error| {
+        let described = error.get_ref().and_then(|inner| inner.downcast_ref()).map(super::tls::describe);
+        let detail = described.unwrap_or_else(|| "connection closed during the TLS handshake".into());
+        Failure::new(ErrorClass::Tls, detail)
+    })
 }
 
 /// The addresses to dial: families in turn, IPv4 first, each address once, not too many.

@@ -9,10 +9,12 @@ mod capture;
 mod client;
 mod connector;
 mod failure;
+mod identities;
+pub mod identity;
 mod resolver;
 mod tls;
 
 #[cfg(test)]
 mod tests;
 
-pub use client::{DispatchSettings, Dispatcher, OutboundRequest, SetupError};
+pub use client::{DispatchSettings, Dispatcher, Identity, OutboundRequest, SetupError};

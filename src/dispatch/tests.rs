@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{DispatchSettings, Dispatcher, OutboundRequest};
+use super::{DispatchSettings, Dispatcher, Identity, OutboundRequest};
 use crate::domain::address::AddressPolicy;
 use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::domain::url_rules::{EndpointUrl, UrlRules};
@@ -51,6 +51,7 @@ fn request(text: &str, timeout: Duration) -> OutboundRequest {
         headers: ::http::HeaderMap::new(),
         body: Bytes::from_static(b"{\"odd\" :  1e400 }"),
         timeout,
+        identity: Identity::Shared,
     }
 }
 

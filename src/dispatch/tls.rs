@@ -1,41 +1,96 @@
-//! TLS towards receivers: one configuration for all of them, always verifying.
+//! TLS towards receivers: always verifying, against the server's roots or an endpoint's own, and with the
+//! endpoint's client certificate where it has one.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 
 use super::client::SetupError;
 
-/// TLS 1.2 and 1.3, HTTP/1.1 only, verified against the system's roots and the extra ones.
-pub(super) fn client_config(
-    system_roots: bool,
-    extra_roots: &[CertificateDer<'static>],
-) -> Result<Arc<ClientConfig>, SetupError> {
-    let mut roots = RootCertStore::empty();
-    if system_roots {
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!(%error, "cannot read some of the system's root certificates");
+/// What all configurations are made of.
+#[derive(Clone)]
+pub(super) struct Tls {
+    provider: Arc<CryptoProvider>,
+    /// The system's roots, and the extra ones.
+    roots: Arc<RootCertStore>,
+}
+
+/// Sessions remembered for an endpoint with an identity of its own: it is one host.
+const SESSIONS: usize = 4;
+
+impl Tls {
+    pub(super) fn new(
+        system_roots: bool,
+        extra_roots: &[CertificateDer<'static>],
+    ) -> Result<Self, SetupError> {
+        let mut roots = RootCertStore::empty();
+        if system_roots {
+            let found = rustls_native_certs::load_native_certs();
+            for error in &found.errors {
+                tracing::warn!(%error, "cannot read some of the system's root certificates");
+            }
+            let (added, ignored) = roots.add_parsable_certificates(found.certs);
+            tracing::debug!(added, ignored, "loaded the system's root certificates");
         }
-        let (added, ignored) = roots.add_parsable_certificates(found.certs);
-        tracing::debug!(added, ignored, "loaded the system's root certificates");
+        for root in extra_roots {
+            roots.add(root.clone()).map_err(SetupError::ExtraRoot)?;
+        }
+        if roots.is_empty() {
+            tracing::warn!("no root certificates: every https endpoint will fail");
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        Ok(Self { provider, roots: Arc::new(roots) })
     }
-    for root in extra_roots {
-        roots.add(root.clone()).map_err(SetupError::ExtraRoot)?;
+
+    /// For endpoints without an identity of their own.
+    pub(super) fn shared(&self) -> Result<Arc<ClientConfig>, Error> {
+        self.config(self.roots.clone(), None).map(Arc::new)
     }
-    if roots.is_empty() {
-        tracing::warn!("no root certificates: every https endpoint will fail");
+
+    /// For one endpoint: `authorities`, where there are any, are trusted instead of the server's roots.
+    pub(super) fn of_endpoint(
+        &self,
+        authorities: Option<Vec<CertificateDer<'static>>>,
+        certificate: Option<CertifiedKey>,
+    ) -> Result<Arc<ClientConfig>, Error> {
+        let roots = match authorities {
+            None => self.roots.clone(),
+            Some(authorities) => {
+                let mut roots = RootCertStore::empty();
+                for authority in authorities {
+                    roots.add(authority)?;
+                }
+                Arc::new(roots)
+            }
+        };
+        let mut config = self.config(roots, certificate)?;
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        Ok(Arc::new(config))
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(SetupError::Tls)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+
+    /// TLS 1.2 and 1.3, HTTP/1.1 only.
+    fn config(
+        &self,
+        roots: Arc<RootCertStore>,
+        certificate: Option<CertifiedKey>,
+    ) -> Result<ClientConfig, Error> {
+        let builder = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_root_certificates(roots);
+        let mut config = match certificate {
+            Some(certificate) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certificate)))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
 }
 
 /// Why a handshake failed, for the endpoint's owner: without the names that a certificate holds.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::attempt::ErrorClass;
 use super::clock::Timestamp;
+use super::credentials::{Authentication, ClientCertificate};
 use super::disable::DisablePolicy;
 use super::error::{Error, ErrorKind, Result};
 use super::id::{EndpointId, ProjectId};
@@ -138,6 +139,30 @@ pub struct EndpointSettings {
     /// Attempts in flight at once on one node; 0: the cap follows the endpoint.
     #[serde(default)]
     pub max_in_flight: u16,
+    #[serde(default)]
+    pub authentication: Option<Authentication>,
+    #[serde(default)]
+    pub client_certificate: Option<ClientCertificate>,
+    /// Certificates, in PEM, that are trusted for this endpoint instead of the server's.
+    #[serde(default)]
+    pub authorities: Option<String>,
+}
+
+impl EndpointSettings {
+    /// Whether both are reached in the same way: nothing that a ping would tell differs.
+    pub fn reaches_as(&self, other: &Self) -> bool {
+        self.url == other.url && self.has_credentials_of(other)
+    }
+
+    pub const fn has_credentials(&self) -> bool {
+        self.authentication.is_some() || self.client_certificate.is_some() || self.authorities.is_some()
+    }
+
+    pub fn has_credentials_of(&self, other: &Self) -> bool {
+        self.authentication == other.authentication
+            && self.client_certificate == other.client_certificate
+            && self.authorities == other.authorities
+    }
 }
 
 /// A registered endpoint.
@@ -151,6 +176,9 @@ pub struct Endpoint {
     pub status_changed_at: Timestamp,
     /// Counts changes of `settings`; the etag is made of it.
     pub version: i64,
+    /// The version that the credentials last changed with; 0 where there never were any.
+    #[serde(default)]
+    pub credential_version: i64,
     /// Counts all changes, of settings and state, so that of two changes the newer one is known.
     pub revision: i64,
     pub created_at: Timestamp,

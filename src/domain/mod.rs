@@ -10,6 +10,7 @@ pub mod attempt;
 pub mod breaker;
 pub mod change;
 pub mod clock;
+pub mod credentials;
 pub mod delivery;
 pub mod disable;
 pub mod endpoint;

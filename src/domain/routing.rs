@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::credentials::Credentials;
 use super::disable::DisablePolicy;
 use super::endpoint::{CustomHeader, EndpointStatus};
 use super::error::{Error, Result};
@@ -30,6 +31,8 @@ pub struct EndpointRoute {
     pub host: Arc<str>,
     pub timeout: Duration,
     pub headers: Vec<CustomHeader>,
+    /// None where it has none.
+    pub credentials: Option<Arc<Credentials>>,
     /// Newest first.
     pub secrets: Vec<LiveSecret>,
     pub retry: RetryPolicy,

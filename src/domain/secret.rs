@@ -30,6 +30,27 @@ impl fmt::Debug for SecretBytes {
     }
 }
 
+/// Text that must not be seen: `Debug` shows nothing of it, and there is no `Display` and no serialisation.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+
+    /// The text itself, for the few places that need it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
 const PREFIX: &str = "whsec_";
 const MIN_LEN: usize = 24;
 const MAX_LEN: usize = 64;

@@ -7,9 +7,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::Shared;
 use super::turn::Outcome;
-use crate::dispatch::OutboundRequest;
+use crate::dispatch::{Identity, OutboundRequest};
 use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::domain::clock::Timestamp;
+use crate::domain::credentials::Authentication;
 use crate::domain::delivery::{self, Attempt, Verdict};
 use crate::domain::endpoint::EndpointStatus;
 use crate::domain::id::{AttemptId, EndpointId};
@@ -138,6 +139,7 @@ async fn send(shared: &Shared, route: &EndpointRoute, job: &ClaimedDelivery, aga
                 headers,
                 body: job.message.payload.clone(),
                 timeout: route.timeout,
+                identity: identity(route),
             };
             shared.dispatcher.send(request).await
         }
@@ -183,6 +185,14 @@ async fn send(shared: &Shared, route: &EndpointRoute, job: &ClaimedDelivery, aga
     }
 }
 
+/// What connections to the endpoint are made with.
+fn identity(route: &EndpointRoute) -> Identity {
+    match &route.credentials {
+        Some(credentials) if credentials.has_tls_identity() => Identity::Of(route.id, credentials.clone()),
+        _ => Identity::Shared,
+    }
+}
+
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
@@ -192,7 +202,7 @@ const EVENT_TYPE: HeaderName = HeaderName::from_static("hawser-event-type");
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("Hawser/", env!("CARGO_PKG_VERSION")));
 
 /// The headers of a delivery: ours, then the event's, then the endpoint's, which were checked when they were
-/// set not to be ours.
+/// set not to be ours, and last what authenticates it.
 fn headers(route: &EndpointRoute, job: &ClaimedDelivery, number: u16, now: Timestamp) -> HeaderMap {
     let event = job.message.event.to_string();
     let signature = signature::standard(&route.secrets, &event, now, &job.message.payload);
@@ -223,13 +233,29 @@ fn headers(route: &EndpointRoute, job: &ClaimedDelivery, number: u16, now: Times
             _ => tracing::warn!(endpoint = %route.id, "a stored header is not one that HTTP can carry"),
         }
     }
+    if let Some(authentication) = authentication(route) {
+        match authentication.header() {
+            Some((name, value)) => {
+                headers.insert(name, value);
+            }
+            None => {
+                tracing::warn!(endpoint = %route.id, "a stored credential is not one that HTTP can carry")
+            }
+        }
+    }
     headers
+}
+
+fn authentication(route: &EndpointRoute) -> Option<&Authentication> {
+    route.credentials.as_ref()?.authentication.as_ref()
 }
 
 /// What was sent, as it may be shown: without signatures and credentials.
 fn shown(headers: &HeaderMap, route: &EndpointRoute) -> Vec<(String, String)> {
+    let credential = authentication(route).map(Authentication::header_name);
     let secret = |name: &HeaderName| {
         *name == WEBHOOK_SIGNATURE
+            || credential == Some(name.as_str())
             || route.headers.iter().any(|header| header.is_sensitive() && name == header.name.as_str())
     };
     headers

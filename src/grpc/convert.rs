@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{pb, policies};
+use super::{credentials, pb, policies};
 use crate::domain::attempt::ErrorClass;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, DeliveryStatus};
@@ -114,6 +114,9 @@ pub fn endpoint(endpoint: Endpoint) -> pb::Endpoint {
         create_time: Some(time(endpoint.created_at)),
         update_time: Some(time(endpoint.updated_at)),
         revision: endpoint.revision,
+        authentication: settings.authentication.map(credentials::authentication_message),
+        mtls_client_cert: settings.client_certificate.map(credentials::client_certificate_message),
+        ca_certificate: settings.authorities.unwrap_or_default(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::check::Check;
-use super::{Api, convert, pb, policies, principal};
+use super::{Api, convert, credentials, pb, policies, principal};
 use crate::domain::endpoint::{CustomHeader, EndpointFilter, EndpointSettings, EndpointStatus};
 use crate::domain::id::EndpointId;
 use crate::domain::secret::SigningSecret;
@@ -176,7 +176,7 @@ impl pb::endpoint_service_server::EndpointService for Api {
     }
 }
 
-const FIELDS: [(&str, EndpointField); 11] = [
+const FIELDS: [(&str, EndpointField); 14] = [
     ("uid", EndpointField::Uid),
     ("name", EndpointField::Name),
     ("url", EndpointField::Url),
@@ -188,6 +188,9 @@ const FIELDS: [(&str, EndpointField); 11] = [
     ("disable_policy", EndpointField::DisablePolicy),
     ("headers", EndpointField::Headers),
     ("max_in_flight", EndpointField::MaxInFlight),
+    ("authentication", EndpointField::Authentication),
+    ("mtls_client_cert", EndpointField::ClientCertificate),
+    ("ca_certificate", EndpointField::Authorities),
 ];
 
 fn masked(check: &mut Check, paths: &[String]) -> Vec<EndpointField> {
@@ -216,6 +219,9 @@ fn populated(endpoint: &pb::Endpoint) -> Vec<EndpointField> {
         EndpointField::DisablePolicy => endpoint.disable_policy.is_some(),
         EndpointField::Headers => !endpoint.headers.is_empty(),
         EndpointField::MaxInFlight => endpoint.max_in_flight != 0,
+        EndpointField::Authentication => endpoint.authentication.is_some(),
+        EndpointField::ClientCertificate => endpoint.mtls_client_cert.is_some(),
+        EndpointField::Authorities => !endpoint.ca_certificate.is_empty(),
     };
     EndpointField::ALL.into_iter().filter(is_set).collect()
 }
@@ -250,6 +256,9 @@ fn settings(check: &mut Check, endpoint: pb::Endpoint) -> EndpointSettings {
                 0
             }
         },
+        authentication: credentials::authentication(check, endpoint.authentication),
+        client_certificate: endpoint.mtls_client_cert.map(credentials::client_certificate),
+        authorities: (!endpoint.ca_certificate.is_empty()).then_some(endpoint.ca_certificate),
     }
 }
 

@@ -4,6 +4,7 @@ mod auth;
 mod calls;
 mod check;
 mod convert;
+mod credentials;
 mod deadline;
 mod deliveries;
 mod endpoints;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Services, found, headers};
+use super::{Services, credentials, found, headers};
 use crate::domain::change::EndpointChangeKind;
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::{
@@ -37,10 +37,13 @@ pub enum EndpointField {
     DisablePolicy,
     Headers,
     MaxInFlight,
+    Authentication,
+    ClientCertificate,
+    Authorities,
 }
 
 impl EndpointField {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Uid,
         Self::Name,
         Self::Url,
@@ -52,6 +55,9 @@ impl EndpointField {
         Self::DisablePolicy,
         Self::Headers,
         Self::MaxInFlight,
+        Self::Authentication,
+        Self::ClientCertificate,
+        Self::Authorities,
     ];
 }
 
@@ -71,10 +77,12 @@ impl Services {
     ) -> Result<CreatedEndpoint> {
         let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
         let now = Timestamp::now();
+        let settings = self.check_settings(settings, None)?;
         let endpoint = Endpoint {
             id: EndpointId::new(),
             project,
-            settings: self.check_settings(settings)?,
+            credential_version: i64::from(settings.has_credentials()),
+            settings,
             status: EndpointStatus::Active,
             status_reason: String::new(),
             status_changed_at: now,
@@ -145,12 +153,16 @@ impl Services {
         before.check_etag(etag)?;
         let mut endpoint = before.clone();
         keep_redacted(&mut settings.headers, &before.settings.headers);
+        credentials::keep_stored(&mut settings, &before.settings, fields)?;
         for field in fields {
             copy(*field, &mut settings, &mut endpoint.settings);
         }
-        endpoint.settings = self.check_settings(endpoint.settings)?;
+        endpoint.settings = self.check_settings(endpoint.settings, Some(&before.settings))?;
         if endpoint.settings != before.settings {
             endpoint.version += 1;
+            if !endpoint.settings.has_credentials_of(&before.settings) {
+                endpoint.credential_version = endpoint.version;
+            }
             endpoint.updated_at = Timestamp::now();
             tx.update_endpoint(EndpointChangeKind::Updated, &endpoint)
                 .await
@@ -183,7 +195,11 @@ impl Services {
         Ok(())
     }
 
-    fn check_settings(&self, mut settings: EndpointSettings) -> Result<EndpointSettings> {
+    fn check_settings(
+        &self,
+        mut settings: EndpointSettings,
+        stored: Option<&EndpointSettings>,
+    ) -> Result<EndpointSettings> {
         let url = self.rules.parse(&settings.url);
         settings.url = url.map_err(|error| Error::invalid("endpoint.url", error.to_string()))?.to_string();
         if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&settings.http_timeout) {
@@ -194,6 +210,7 @@ impl Services {
             .into_iter()
             .map(|(name, value)| CustomHeader { name, value })
             .collect();
+        credentials::check(&mut settings, stored)?;
         Ok(settings)
     }
 }
@@ -211,6 +228,9 @@ fn copy(field: EndpointField, from: &mut EndpointSettings, to: &mut EndpointSett
         EndpointField::DisablePolicy => to.disable_policy = from.disable_policy,
         EndpointField::Headers => to.headers = std::mem::take(&mut from.headers),
         EndpointField::MaxInFlight => to.max_in_flight = from.max_in_flight,
+        EndpointField::Authentication => to.authentication = from.authentication.take(),
+        EndpointField::ClientCertificate => to.client_certificate = from.client_certificate.take(),
+        EndpointField::Authorities => to.authorities = from.authorities.take(),
     }
 }
 
@@ -246,7 +266,7 @@ pub(super) async fn audit(
     Ok(tx.audit(AuditEntry { principal, project, action, resource, before, after }).await?)
 }
 
-/// An endpoint for the audit log: header names without values.
+/// An endpoint for the audit log: header names without values, credentials without their secrets.
 fn summary(endpoint: &Endpoint) -> String {
     let settings = &endpoint.settings;
     let names: Vec<&str> = settings.headers.iter().map(|header| header.name.as_str()).collect();
@@ -262,6 +282,9 @@ fn summary(endpoint: &Endpoint) -> String {
         "disable_policy": settings.disable_policy,
         "headers": names,
         "max_in_flight": settings.max_in_flight,
+        "authentication": settings.authentication,
+        "mtls_client_cert": settings.client_certificate,
+        "ca_certificate": settings.authorities,
         "status": endpoint.status.as_str(),
         "status_reason": endpoint.status_reason,
     })

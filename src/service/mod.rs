@@ -3,6 +3,7 @@
 //! Services know the engine by two handles only: events are submitted to ingest, and changes wake it. All
 //! transports call these methods, so what they enforce holds everywhere.
 
+mod credentials;
 mod deliveries;
 mod endpoint_states;
 mod endpoints;
@@ -15,7 +16,7 @@ mod watch;
 
 use std::sync::Arc;
 
-pub use endpoints::{CreatedEndpoint, EndpointField};
+pub use endpoints::{CreatedEndpoint, EndpointField, REDACTED};
 pub use events::PublishRequest;
 pub use keys::{KeySecret, NewKey, generate_operator_key, offline};
 pub use projects::ProjectField;

@@ -48,6 +48,11 @@ mod entity {
         pub updated_at: i64,
         pub disable_policy: Option<String>,
         pub max_in_flight: i32,
+        pub authentication_sealed: Option<Vec<u8>>,
+        pub client_certificate_sealed: Option<Vec<u8>>,
+        pub certificate_ends_at: Option<i64>,
+        pub authorities: Option<String>,
+        pub credential_version: i64,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -232,12 +237,16 @@ impl Store {
                 disable_policy: policy_of(row.disable_policy)?,
                 headers: self.open_headers(project, id, row.headers_sealed)?,
                 max_in_flight: u16::try_from(row.max_in_flight).unwrap_or_default(),
+                authentication: self.open_authentication(project, id, row.authentication_sealed)?,
+                client_certificate: self.open_certificate(project, id, row.client_certificate_sealed)?,
+                authorities: row.authorities,
             },
             status: EndpointStatus::from_code(row.status)
                 .ok_or_else(|| StoreError::Corrupt(format!("the status of {id}")))?,
             status_reason: row.status_reason,
             status_changed_at: Timestamp::from_millis(row.status_changed_at),
             version: row.version,
+            credential_version: row.credential_version,
             revision: row.revision,
             created_at: Timestamp::from_millis(row.created_at),
             updated_at: Timestamp::from_millis(row.updated_at),
@@ -272,6 +281,22 @@ impl Store {
             updated_at: Set(endpoint.updated_at.as_millis()),
             disable_policy: Set(disable),
             max_in_flight: Set(settings.max_in_flight.into()),
+            authentication_sealed: Set(self.seal_authentication(
+                endpoint.project,
+                endpoint.id,
+                settings.authentication.as_ref(),
+            )?),
+            client_certificate_sealed: Set(self.seal_certificate(
+                endpoint.project,
+                endpoint.id,
+                settings.client_certificate.as_ref(),
+            )?),
+            certificate_ends_at: Set(settings
+                .client_certificate
+                .as_ref()
+                .map(|certificate| certificate.ends_at.as_millis())),
+            authorities: Set(settings.authorities.clone()),
+            credential_version: Set(endpoint.credential_version),
         })
     }
 }

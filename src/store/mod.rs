@@ -10,6 +10,7 @@ mod changes;
 mod claim;
 mod connect;
 mod counters;
+mod credentials;
 mod deliveries;
 mod due;
 mod endpoints;

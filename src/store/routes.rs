@@ -1,6 +1,7 @@
 //! Reading a project's routes: everything that sending to its endpoints needs, as of one version.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::{
@@ -72,7 +73,8 @@ impl Store {
         let mut secrets = self.live_secrets(txn, project).await?;
         let mut patterns = enabled_patterns(txn, project).await?;
         let sql = "SELECT id, url, owner_id, http_timeout_ms, retry_policy, headers_sealed, status, \
-                   disable_policy, max_in_flight \
+                   disable_policy, max_in_flight, authentication_sealed, client_certificate_sealed, authorities, \
+                   credential_version \
                    FROM endpoints WHERE project_id = $1";
         let mut routes = Vec::new();
         for row in query(txn, sql, project).await? {
@@ -89,6 +91,7 @@ impl Store {
                 url,
                 timeout: millis(row.try_get_by_index(3)?),
                 headers: self.open_headers(project, id, row.try_get_by_index(5)?)?,
+                credentials: self.credentials_of(project, id, &row)?.map(Arc::new),
                 secrets: secrets.remove(&id).unwrap_or_default(),
                 retry: policy_of(row.try_get_by_index(4)?)?.unwrap_or_else(|| retry.clone()),
                 disable: policy_of(row.try_get_by_index(7)?)?.unwrap_or(disable),

@@ -6,6 +6,7 @@
 mod support;
 
 mod access;
+mod authentication;
 mod batch;
 mod breaker;
 mod delivery;
@@ -20,6 +21,7 @@ mod layering;
 mod leases;
 mod limits;
 mod metrics;
+mod mtls;
 mod nodes;
 mod outage;
 mod paging;

@@ -3,6 +3,7 @@
 pub mod database;
 pub mod failing;
 pub mod feed;
+pub mod pki;
 pub mod proxy;
 pub mod receiver;
 pub mod server;

@@ -11,8 +11,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::PATIENCE;
@@ -20,7 +23,12 @@ use super::PATIENCE;
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    pub method: http::Method,
     pub path: String,
+    /// Which connection it came on, counted from 0.
+    pub connection: usize,
+    /// The client's certificate, where there is one.
+    pub certificate: Option<CertificateDer<'static>>,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
@@ -63,6 +71,7 @@ type Script = dyn Fn(&Seen, usize) -> Reply + Send + Sync;
 /// A running receiver; ends when dropped.
 pub struct Receiver {
     address: SocketAddr,
+    scheme: &'static str,
     seen: Arc<Mutex<Vec<Seen>>>,
     count: watch::Sender<usize>,
     _accepting: AbortOnDropHandle<()>,
@@ -75,15 +84,33 @@ impl Receiver {
     }
 
     pub async fn scripted(script: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::listen("127.0.0.1:0", None, script).await
+    }
+
+    /// Speaks TLS, as the acceptor says.
+    pub async fn tls(
+        acceptor: TlsAcceptor,
+        script: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen("127.0.0.1:0", Some(acceptor), script).await
+    }
+
+    pub async fn listen(
+        address: &str,
+        acceptor: Option<TlsAcceptor>,
+        script: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
+        let scheme = if acceptor.is_some() { "https" } else { "http" };
         let (seen, count) = (Arc::<Mutex<Vec<Seen>>>::default(), watch::Sender::new(0));
-        let accepting = tokio::spawn(accept(listener, seen.clone(), count.clone(), Arc::new(script)));
-        Self { address, seen, count, _accepting: AbortOnDropHandle::new(accepting) }
+        let inbox = Inbox { seen: seen.clone(), count: count.clone(), script: Arc::new(script) };
+        let accepting = tokio::spawn(accept(listener, acceptor, inbox));
+        Self { address, scheme, seen, count, _accepting: AbortOnDropHandle::new(accepting) }
     }
 
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.scheme, self.address)
     }
 
     pub fn seen(&self) -> Vec<Seen> {
@@ -127,33 +154,57 @@ impl Receiver {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
+/// Where requests go.
+#[derive(Clone)]
+struct Inbox {
     seen: Arc<Mutex<Vec<Seen>>>,
     count: watch::Sender<usize>,
     script: Arc<Script>,
-) {
-    loop {
+}
+
+async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, inbox: Inbox) {
+    for connection in 0.. {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let (seen, count, script) = (seen.clone(), count.clone(), script.clone());
+        let (acceptor, inbox) = (acceptor.clone(), inbox.clone());
         tokio::spawn(async move {
-            let service =
-                service_fn(move |request| receive(seen.clone(), count.clone(), script.clone(), request));
-            let server = hyper::server::conn::http1::Builder::new();
-            let _ended = server.serve_connection(TokioIo::new(stream), service).await;
+            let Some(acceptor) = acceptor else { return serve(stream, connection, None, inbox).await };
+            // Who shows no good certificate never gets as far as a request.
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let shown = stream.get_ref().1.peer_certificates();
+            let certificate = shown.and_then(|chain| chain.first()).map(|leaf| leaf.clone().into_owned());
+            serve(stream, connection, certificate, inbox).await;
         });
     }
 }
 
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    connection: usize,
+    certificate: Option<CertificateDer<'static>>,
+    inbox: Inbox,
+) {
+    let service = service_fn(move |request| receive(inbox.clone(), connection, certificate.clone(), request));
+    let server = hyper::server::conn::http1::Builder::new();
+    let _ended = server.serve_connection(TokioIo::new(stream), service).await;
+}
+
 async fn receive(
-    seen: Arc<Mutex<Vec<Seen>>>,
-    count: watch::Sender<usize>,
-    script: Arc<Script>,
+    inbox: Inbox,
+    connection: usize,
+    certificate: Option<CertificateDer<'static>>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, std::io::Error> {
+    let Inbox { seen, count, script } = inbox;
     let (head, body) = request.into_parts();
     let Ok(body) = body.collect().await else { return Err(std::io::Error::other("the sender left")) };
-    let one = Seen { path: head.uri.path().to_owned(), headers: head.headers, body: body.to_bytes() };
+    let one = Seen {
+        method: head.method,
+        path: head.uri.path().to_owned(),
+        connection,
+        certificate,
+        headers: head.headers,
+        body: body.to_bytes(),
+    };
     let reply = {
         let mut seen = seen.lock().expect("unpoisoned");
         let before = seen.iter().filter(|other| other.path == one.path).count();

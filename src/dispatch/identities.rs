@@ -1,0 +1,133 @@
+//! One pool of connections for each TLS identity: an endpoint with a client certificate or with authorities of its
+//! own shares its connections with no other, nor with what it was before a change.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::client::HttpClient;
+use super::connector::Connector;
+use super::failure::Failure;
+use super::identity;
+use super::tls::Tls;
+use crate::domain::attempt::ErrorClass;
+use crate::domain::clock::Timestamp;
+use crate::domain::credentials::Credentials;
+use crate::domain::id::EndpointId;
+
+/// Identities whose connections are kept; beyond it the one that was used longest ago goes.
+const KEPT: usize = 4096;
+/// One that was not used for so long goes.
+const UNUSED: Duration = Duration::from_secs(300);
+
+/// Makes a client that connects by this connector.
+type MakeClient = dyn Fn(Connector) -> HttpClient + Send + Sync;
+
+pub(super) struct Identities {
+    tls: Tls,
+    connector: Connector,
+    make: Box<MakeClient>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    pools: HashMap<EndpointId, Pool>,
+    swept_at: Option<Instant>,
+}
+
+struct Pool {
+    version: i64,
+    client: HttpClient,
+    used_at: Instant,
+}
+
+impl Identities {
+    pub(super) fn new(
+        tls: Tls,
+        connector: Connector,
+        make: impl Fn(Connector) -> HttpClient + Send + Sync + 'static,
+    ) -> Self {
+        Self { tls, connector, make: Box::new(make), kept: Mutex::default() }
+    }
+
+    /// The client for an endpoint. A certificate that has expired, or cannot be used, fails before anything is
+    /// dialled.
+    pub(super) fn client(
+        &self,
+        endpoint: EndpointId,
+        credentials: &Credentials,
+    ) -> Result<HttpClient, Failure> {
+        check_expiry(credentials)?;
+        let now = Instant::now();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.sweep(now);
+        if let Some(pool) = kept.pools.get_mut(&endpoint)
+            && pool.version == credentials.version
+        {
+            pool.used_at = now;
+            return Ok(pool.client.clone());
+        }
+        let client = self.fresh(credentials)?;
+        kept.make_room();
+        let pool = Pool { version: credentials.version, client: client.clone(), used_at: now };
+        kept.pools.insert(endpoint, pool);
+        Ok(client)
+    }
+
+    /// A client whose connections are for one use.
+    pub(super) fn once(&self, credentials: &Credentials) -> Result<HttpClient, Failure> {
+        check_expiry(credentials)?;
+        self.fresh(credentials)
+    }
+
+    fn fresh(&self, credentials: &Credentials) -> Result<HttpClient, Failure> {
+        let unusable = |_| Failure::new(ErrorClass::Certificate, "the client certificate cannot be used");
+        let untrusted = |_| Failure::new(ErrorClass::Certificate, "the CA certificates cannot be used");
+        let certificate = match &credentials.client_certificate {
+            None => None,
+            Some(own) => {
+                let chain = identity::certificates(&own.chain, usize::MAX).map_err(unusable)?;
+                let key = identity::private_key(&own.key).map_err(unusable)?;
+                Some(identity::certified(chain, key).map_err(unusable)?)
+            }
+        };
+        let authorities = match &credentials.authorities {
+            None => None,
+            Some(pem) => Some(identity::certificates(pem, usize::MAX).map_err(untrusted)?),
+        };
+        let config = self.tls.of_endpoint(authorities, certificate).map_err(|error| {
+            tracing::warn!(%error, "a stored TLS identity cannot be used");
+            Failure::new(ErrorClass::Certificate, "the certificates cannot be used")
+        })?;
+        Ok((self.make)(self.connector.with_tls(config)))
+    }
+}
+
+impl Kept {
+    fn sweep(&mut self, now: Instant) {
+        if self.swept_at.is_none_or(|at| now.duration_since(at) >= UNUSED / 5) {
+            self.swept_at = Some(now);
+            self.pools.retain(|_, pool| now.duration_since(pool.used_at) < UNUSED);
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.pools.len() < KEPT {
+            return;
+        }
+        let oldest = self.pools.iter().min_by_key(|(_, pool)| pool.used_at).map(|(endpoint, _)| *endpoint);
+        if let Some(oldest) = oldest {
+            self.pools.remove(&oldest);
+        }
+    }
+}
+
+fn check_expiry(credentials: &Credentials) -> Result<(), Failure> {
+    match &credentials.client_certificate {
+        Some(own) if own.ends_at <= Timestamp::now() => {
+            Err(Failure::new(ErrorClass::Certificate, "the client certificate has expired"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,101 @@
+//! Rules for an endpoint's credentials, and keeping what was shown without its secret.
+
+use super::endpoints::{EndpointField, REDACTED};
+use super::headers;
+use crate::dispatch::identity::{self, InvalidIdentity};
+use crate::domain::credentials::{AuthMethod, Authentication};
+use crate::domain::endpoint::EndpointSettings;
+use crate::domain::error::{Error, Result};
+use crate::domain::secret::SecretText;
+
+const USERNAME_MAX: usize = 256;
+const PASSWORD_MAX: usize = 1024;
+
+/// Checks what is set, and reads the client certificate for what is shown of it. One that is stored already is not
+/// checked again: it may have expired meanwhile, and other settings can be changed all the same.
+pub fn check(settings: &mut EndpointSettings, stored: Option<&EndpointSettings>) -> Result<()> {
+    if let Some(authentication) = &mut settings.authentication {
+        check_method(authentication)?;
+        if settings.headers.iter().any(|header| header.name == authentication.header_name()) {
+            let field = format!("endpoint.headers[{:?}]", authentication.header_name());
+            return Err(Error::invalid(field, "is the header that the endpoint's authentication sets"));
+        }
+    }
+    let unchanged = stored.is_some_and(|stored| stored.client_certificate == settings.client_certificate);
+    if !unchanged && let Some(own) = settings.client_certificate.take() {
+        settings.client_certificate =
+            Some(identity::client_certificate(own.chain, own.key).map_err(|invalid| match invalid {
+                InvalidIdentity::Chain(why) => Error::invalid(CHAIN, why),
+                InvalidIdentity::Key(why) => Error::invalid(KEY, why),
+            })?);
+    }
+    match &settings.authorities {
+        Some(pem) => identity::authorities(pem).map_err(|why| Error::invalid("endpoint.ca_certificate", why)),
+        None => Ok(()),
+    }
+}
+
+const CHAIN: &str = "endpoint.mtls_client_cert.certificate_chain";
+const KEY: &str = "endpoint.mtls_client_cert.private_key";
+
+fn check_method(authentication: &mut Authentication) -> Result<()> {
+    let secret = authentication.secret.expose();
+    if secret == REDACTED {
+        let field = match authentication.method {
+            AuthMethod::ApiKey { .. } => "endpoint.authentication.api_key.header_value",
+            AuthMethod::BasicAuth { .. } => "endpoint.authentication.basic_auth.password",
+        };
+        return Err(Error::invalid(
+            field,
+            "is redacted, and there is no stored one to keep; give the secret",
+        ));
+    }
+    match &mut authentication.method {
+        AuthMethod::ApiKey { header_name } => {
+            let pair = (std::mem::take(header_name), secret.to_owned());
+            let checked = headers::check("endpoint.authentication.api_key", vec![pair])?;
+            if let Some((name, _)) = checked.into_iter().next() {
+                *header_name = name;
+            }
+            if secret.is_empty() {
+                return Err(Error::invalid("endpoint.authentication.api_key.header_value", "is required"));
+            }
+        }
+        AuthMethod::BasicAuth { username } => {
+            let rule = |text: &str, most: usize| text.len() <= most && !text.chars().any(char::is_control);
+            if username.is_empty() || !rule(username, USERNAME_MAX) || username.contains(':') {
+                let rule = "must have 1 to 256 bytes, without a colon and control characters";
+                return Err(Error::invalid("endpoint.authentication.basic_auth.username", rule));
+            }
+            if !rule(secret, PASSWORD_MAX) {
+                let rule = "must have at most 1,024 bytes, without control characters";
+                return Err(Error::invalid("endpoint.authentication.basic_auth.password", rule));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was shown without its secret and comes back so is what is stored.
+pub fn keep_stored(
+    new: &mut EndpointSettings,
+    stored: &EndpointSettings,
+    fields: &[EndpointField],
+) -> Result<()> {
+    if let (Some(authentication), Some(stored)) = (&mut new.authentication, &stored.authentication)
+        && authentication.secret.expose() == REDACTED
+    {
+        authentication.keep_secret_of(stored);
+    }
+    if let Some(own) = &mut new.client_certificate
+        && fields.contains(&EndpointField::ClientCertificate)
+        && own.chain.is_empty()
+        && own.key == SecretText::default()
+    {
+        match &stored.client_certificate {
+            Some(stored) => own.clone_from(stored),
+            None => return Err(Error::invalid(CHAIN, "is required")),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Credentials of endpoints at rest: each sealed as a whole, with what is shown of it.
+
+use std::borrow::Cow;
+
+use sea_orm::QueryResult;
+use zeroize::Zeroizing;
+
+use super::Store;
+use super::error::{Result, StoreError};
+use super::vault::Place;
+use crate::domain::credentials::{AuthMethod, Authentication, ClientCertificate, Credentials};
+use crate::domain::id::{EndpointId, ProjectId};
+use crate::domain::secret::SecretText;
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct SealedAuthentication<'a> {
+    method: Cow<'a, AuthMethod>,
+    secret: Cow<'a, str>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct SealedCertificate<'a> {
+    shown: Cow<'a, ClientCertificate>,
+    chain: Cow<'a, str>,
+    key: Cow<'a, str>,
+}
+
+impl Store {
+    pub(super) fn seal_authentication(
+        &self,
+        project: ProjectId,
+        endpoint: EndpointId,
+        authentication: Option<&Authentication>,
+    ) -> Result<Option<Vec<u8>>> {
+        let Some(Authentication { method, secret }) = authentication else { return Ok(None) };
+        let value =
+            SealedAuthentication { method: Cow::Borrowed(method), secret: Cow::Borrowed(secret.expose()) };
+        self.seal_json(&place("authentication_sealed", project, endpoint), &value).map(Some)
+    }
+
+    pub(super) fn open_authentication(
+        &self,
+        project: ProjectId,
+        endpoint: EndpointId,
+        sealed: Option<Vec<u8>>,
+    ) -> Result<Option<Authentication>> {
+        let Some(sealed) = sealed else { return Ok(None) };
+        let json = self.vault().open(&place("authentication_sealed", project, endpoint), &sealed)?;
+        let SealedAuthentication { method, secret } = read(json.expose())?;
+        Ok(Some(Authentication { method: method.into_owned(), secret: SecretText::new(secret) }))
+    }
+
+    pub(super) fn seal_certificate(
+        &self,
+        project: ProjectId,
+        endpoint: EndpointId,
+        certificate: Option<&ClientCertificate>,
+    ) -> Result<Option<Vec<u8>>> {
+        let Some(certificate) = certificate else { return Ok(None) };
+        let value = SealedCertificate {
+            shown: Cow::Borrowed(certificate),
+            chain: Cow::Borrowed(&certificate.chain),
+            key: Cow::Borrowed(certificate.key.expose()),
+        };
+        self.seal_json(&place("client_certificate_sealed", project, endpoint), &value).map(Some)
+    }
+
+    pub(super) fn open_certificate(
+        &self,
+        project: ProjectId,
+        endpoint: EndpointId,
+        sealed: Option<Vec<u8>>,
+    ) -> Result<Option<ClientCertificate>> {
+        let Some(sealed) = sealed else { return Ok(None) };
+        let json = self.vault().open(&place("client_certificate_sealed", project, endpoint), &sealed)?;
+        let SealedCertificate { shown, chain, key } = read(json.expose())?;
+        let key = SecretText::new(key);
+        Ok(Some(ClientCertificate { chain: chain.into_owned(), key, ..shown.into_owned() }))
+    }
+
+    /// Those of a row of endpoints, from the column `authentication_sealed` on; none where it has none.
+    pub(super) fn credentials_of(
+        &self,
+        project: ProjectId,
+        endpoint: EndpointId,
+        row: &QueryResult,
+    ) -> Result<Option<Credentials>> {
+        let authentication =
+            self.open_authentication(project, endpoint, row.try_get("", "authentication_sealed")?)?;
+        let client_certificate =
+            self.open_certificate(project, endpoint, row.try_get("", "client_certificate_sealed")?)?;
+        let authorities: Option<String> = row.try_get("", "authorities")?;
+        if authentication.is_none() && client_certificate.is_none() && authorities.is_none() {
+            return Ok(None);
+        }
+        let version = row.try_get("", "credential_version")?;
+        Ok(Some(Credentials { version, authentication, client_certificate, authorities }))
+    }
+
+    fn seal_json<T: serde::Serialize>(&self, place: &Place, value: &T) -> Result<Vec<u8>> {
+        let json = serde_json::to_vec(value)
+            .map(Zeroizing::new)
+            .map_err(|error| StoreError::Corrupt(format!("{}: {error}", place.column)))?;
+        self.vault().seal(place, &json)
+    }
+}
+
+/// What fails to parse is told by its place only: serde's message might quote it.
+fn read<'a, T: serde::Deserialize<'a>>(json: &'a [u8]) -> Result<T> {
+    serde_json::from_slice(json).map_err(|error| {
+        StoreError::Corrupt(format!("credentials, at line {} column {}", error.line(), error.column()))
+    })
+}
+
+fn place(column: &'static str, project: ProjectId, endpoint: EndpointId) -> Place {
+    Place { table: "endpoints", column, row: endpoint.uuid(), project: Some(project) }
+}
