@@ -16,6 +16,7 @@ mod m0010_lease_fence;
 mod m0011_revisions;
 mod m0012_failing;
 mod m0014_expansions;
+mod m0015_probes;
 mod m0019_credentials;
 
 use sea_orm_migration::prelude::*;
@@ -37,6 +38,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0011_revisions::Migration),
             Box::new(m0012_failing::Migration),
             Box::new(m0014_expansions::Migration),
+            Box::new(m0015_probes::Migration),
             Box::new(m0019_credentials::Migration),
         ]
     }

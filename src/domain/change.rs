@@ -20,8 +20,12 @@ pub enum EndpointChangeKind {
     Resumed,
     /// By hand, whatever had switched it off.
     Activated,
-    /// It failed too often, or the receiver answered 410.
+    /// It became INACTIVE: it failed too often, the receiver answered 410, or a probe failed.
     Disabled,
+    /// One of its deliveries is retried as a probe.
+    Probing,
+    /// The probe succeeded.
+    Recovered,
 }
 
 /// What happened to a delivery.
@@ -34,6 +38,8 @@ pub enum DeliveryChangeKind {
     Retried,
     /// Its endpoint's state ended it without an attempt.
     Discarded,
+    /// The process that attempted it as a probe died, which ended it.
+    Cancelled,
 }
 
 /// A delivery right after the change, and the attempt that made it, if one did.

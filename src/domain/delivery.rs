@@ -90,6 +90,15 @@ pub struct Claim {
     pub token: i64,
 }
 
+/// What an attempt tries out beside delivering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Whether an open breaker may close.
+    Breaker,
+    /// Whether a PENDING endpoint answers again. Breaker, rate limit and in-flight cap do not hold it up.
+    Endpoint,
+}
+
 /// One HTTP request made for a delivery, as it is kept.
 #[derive(Clone, Debug)]
 pub struct Attempt {

@@ -20,6 +20,8 @@ pub enum EndpointStatus {
     Paused = 2,
     /// Switched off because it failed too often; queued work becomes DISCARDED.
     Inactive = 3,
+    /// Was INACTIVE, and one delivery is being retried as a probe; nothing else is sent.
+    Pending = 4,
 }
 
 impl EndpointStatus {
@@ -32,6 +34,7 @@ impl EndpointStatus {
             1 => Some(Self::Active),
             2 => Some(Self::Paused),
             3 => Some(Self::Inactive),
+            4 => Some(Self::Pending),
             _ => None,
         }
     }
@@ -41,6 +44,7 @@ impl EndpointStatus {
             Self::Active => "ACTIVE",
             Self::Paused => "PAUSED",
             Self::Inactive => "INACTIVE",
+            Self::Pending => "PENDING",
         }
     }
 
@@ -50,6 +54,7 @@ impl EndpointStatus {
             Self::Active => Ok(Some(Self::Paused)),
             Self::Paused => Ok(None),
             Self::Inactive => Err(inactive("it is INACTIVE: nothing is sent to it anyway")),
+            Self::Pending => Err(pending()),
         }
     }
 
@@ -59,6 +64,7 @@ impl EndpointStatus {
             Self::Paused => Ok(Some(Self::Active)),
             Self::Active => Ok(None),
             Self::Inactive => Err(inactive("it is INACTIVE, not paused; activate it")),
+            Self::Pending => Err(pending()),
         }
     }
 
@@ -67,8 +73,37 @@ impl EndpointStatus {
         match self {
             Self::Paused | Self::Inactive => Ok(Some(Self::Active)),
             Self::Active => Ok(None),
+            Self::Pending => Err(pending()),
         }
     }
+
+    /// What retrying one of its deliveries by hand changes its state to: none where it is sent like any other.
+    pub fn retry(self) -> Result<Option<Self>> {
+        match self {
+            Self::Active => Ok(None),
+            Self::Inactive => Ok(Some(Self::Pending)),
+            Self::Paused => {
+                let message = "its endpoint is paused; resume it first";
+                Err(Error::new(ErrorKind::FailedPrecondition, "ENDPOINT_PAUSED", message))
+            }
+            Self::Pending => Err(pending()),
+        }
+    }
+
+    /// What the end of the probe changes it to.
+    pub const fn probed(success: bool) -> Self {
+        if success { Self::Active } else { Self::Inactive }
+    }
+
+    /// Whether what is queued for it ends as DISCARDED, the probe apart.
+    pub const fn discards(self) -> bool {
+        matches!(self, Self::Inactive | Self::Pending)
+    }
+}
+
+fn pending() -> Error {
+    let message = "the endpoint is PENDING: one delivery is being retried as a probe; wait for its outcome";
+    Error::new(ErrorKind::FailedPrecondition, "ENDPOINT_PENDING", message)
 }
 
 fn inactive(message: &str) -> Error {
@@ -218,19 +253,22 @@ pub struct EndpointFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use EndpointStatus::{Active, Inactive, Paused};
+    use EndpointStatus::{Active, Inactive, Paused, Pending};
 
     #[test]
     fn only_the_listed_transitions_exist() {
         let reason = |step: Result<Option<EndpointStatus>>| step.map_err(|error| error.reason);
-        for (from, pause, resume, activate) in [
-            (Active, Ok(Some(Paused)), Ok(None), Ok(None)),
-            (Paused, Ok(None), Ok(Some(Active)), Ok(Some(Active))),
-            (Inactive, Err("ENDPOINT_INACTIVE"), Err("ENDPOINT_INACTIVE"), Ok(Some(Active))),
+        let (inactive, pending) = (Err("ENDPOINT_INACTIVE"), Err("ENDPOINT_PENDING"));
+        for (from, pause, resume, activate, retry) in [
+            (Active, Ok(Some(Paused)), Ok(None), Ok(None), Ok(None)),
+            (Paused, Ok(None), Ok(Some(Active)), Ok(Some(Active)), Err("ENDPOINT_PAUSED")),
+            (Inactive, inactive, inactive, Ok(Some(Active)), Ok(Some(Pending))),
+            (Pending, pending, pending, pending, pending),
         ] {
             assert_eq!(reason(from.pause()), pause, "pause of {from:?}");
             assert_eq!(reason(from.resume()), resume, "resume of {from:?}");
             assert_eq!(reason(from.activate()), activate, "activate of {from:?}");
+            assert_eq!(reason(from.retry()), retry, "retry on {from:?}");
             assert_eq!(EndpointStatus::from_code(from.code()), Some(from));
         }
     }

@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::probes::{self, Wanted};
 use super::writer::chain;
 use super::{Shared, worker};
 use crate::domain::id::EndpointId;
-use crate::store::{Lane, Result, Store, StoreError};
+use crate::store::{Result, Store};
 
 const ROUND: Duration = Duration::from_secs(1);
 /// Open breakers that are known at once; what is beyond is learned by failing.
 const KNOWN_MAX: u32 = 50_000;
 /// Probes started in one round.
 const PROBES_MAX: u32 = 256;
-const PROBE_LONGEST: Duration = Duration::from_secs(10);
 
 /// The open breakers that this process knows of.
 #[derive(Default)]
@@ -108,22 +108,7 @@ async fn look(store: &Store, shared: &Arc<Shared>, stop: &CancellationToken) -> 
 }
 
 async fn probe(store: &Store, shared: &Arc<Shared>, endpoint: EndpointId) -> Result<()> {
-    let lease = shared.keeper.lease();
-    if !shared.may_start(lease) {
-        return Ok(());
-    }
-    let claim = async {
-        let tx = store.begin(Lane::Engine).await?;
-        let claimed = tx.claim_probe(endpoint, lease).await?;
-        tx.commit().await?;
-        Ok(claimed)
-    };
-    let claimed = store.in_time(PROBE_LONGEST, claim).await;
-    if claimed.as_ref().is_err_and(StoreError::is_ambiguous) {
-        // It may have claimed what nobody here knows of.
-        shared.keeper.give_up(lease);
-    }
-    if let Some(claimed) = claimed? {
+    if let Some(claimed) = probes::claim(store, shared, Wanted::Breaker(endpoint)).await? {
         tracing::debug!(%endpoint, "an attempt probes an open breaker");
         shared.take_in(claimed).await;
         worker::pump(shared);

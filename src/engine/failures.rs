@@ -38,6 +38,13 @@ pub async fn obey(shared: &Arc<Shared>, aftermath: Aftermath) {
         worker::empty_lane(shared, endpoint, |job| Outcome::Released(job.release(Hold::Breaker)));
         shared.align.tell(endpoint);
     }
+    for (project, version, endpoint) in aftermath.recovered {
+        tracing::info!(%endpoint, "its probe succeeded: it is ACTIVE again");
+        shared.breakers.close(endpoint);
+        if let Err(error) = shared.routing.refresh(project, version).await {
+            tracing::warn!(error = chain(&error), "routes could not be read");
+        }
+    }
     for (project, version, endpoint) in aftermath.disabled {
         tracing::info!(%endpoint, "it became INACTIVE");
         shared.breakers.close(endpoint);

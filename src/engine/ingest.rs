@@ -339,9 +339,8 @@ pub fn new_delivery(shared: &Shared, route: &EndpointRoute, policy: PausedPolicy
         }
         (EndpointStatus::Active, _) => (DeliveryStatus::Scheduled, Hold::No),
         (EndpointStatus::Paused, PausedPolicy::Hold) => (DeliveryStatus::Scheduled, Hold::Paused),
-        (EndpointStatus::Paused, PausedPolicy::Discard) | (EndpointStatus::Inactive, _) => {
-            (DeliveryStatus::Discarded, Hold::No)
-        }
+        (EndpointStatus::Paused, PausedPolicy::Discard)
+        | (EndpointStatus::Inactive | EndpointStatus::Pending, _) => (DeliveryStatus::Discarded, Hold::No),
     };
     NewDelivery {
         id: DeliveryId::new(),
@@ -361,7 +360,7 @@ fn job(delivery: &NewDelivery, lease: LeaseId, event: &Event) -> ClaimedDelivery
         attempts: 0,
         budget_start: 0,
         created_at: event.created_at,
-        probe: false,
+        probe: None,
         message: event.message.clone(),
     }
 }

@@ -7,7 +7,7 @@
 //! of events that reach many endpoints. **Lanes** hold work in memory per
 //! endpoint and give slots in turn. The **workers** make attempts. The **claimer** fetches due work for free
 //! slots. The **keeper** renews the process's lease, without which nothing is sent, and frees those of dead
-//! processes. On PostgreSQL there may be other nodes: **versions** keeps the routing table as new as their changes,
+//! processes. **Probes** try out endpoints that were switched off. On PostgreSQL there may be other nodes: **versions** keeps the routing table as new as their changes,
 //! and **bells** tell each other what is worth a look.
 //!
 //! What is promised: an event is acknowledged after its commit; an outcome is written under the fencing token
@@ -25,6 +25,7 @@ mod guard;
 mod ingest;
 mod keeper;
 mod lanes;
+mod probes;
 mod routing;
 mod trim;
 mod turn;
@@ -81,6 +82,7 @@ pub struct EngineSettings {
 pub struct Wake {
     routing: Arc<RoutingTable>,
     claims: Arc<Doorbell>,
+    probes: Arc<Notify>,
     align: Align,
 }
 
@@ -95,6 +97,11 @@ impl Wake {
     /// Something became due.
     pub fn due(&self) {
         self.claims.ring();
+    }
+
+    /// A delivery waits to probe its endpoint.
+    pub fn probe(&self) {
+        self.probes.notify_one();
     }
 
     /// The endpoint's state changed, and its queued work follows: goes on, or ends.
@@ -161,16 +168,20 @@ struct Shared {
 }
 
 impl Shared {
-    /// Puts claimed deliveries in their lanes, under the caps that their endpoints have. No attempt goes by older
-    /// routes than the claim saw: where they cannot be read now, the workers do not start before they were
-    /// confirmed.
-    async fn take_in(&self, claimed: Claimed) {
-        for (project, version) in claimed.versions {
-            if let Err(error) = self.routing.at_least(project, version).await {
+    /// No attempt goes by older routes than the claim saw: where they cannot be read now, the workers do not start
+    /// before they were confirmed.
+    async fn confirm(&self, claimed: &Claimed) {
+        for (project, version) in &claimed.versions {
+            if let Err(error) = self.routing.at_least(*project, *version).await {
                 tracing::warn!(error = writer::chain(&error), "routes could not be read");
                 self.versions.doubt();
             }
         }
+    }
+
+    /// Puts claimed deliveries in their lanes, under the caps that their endpoints have.
+    async fn take_in(&self, claimed: Claimed) {
+        self.confirm(&claimed).await;
         self.lanes.push(claimed.deliveries, |job| {
             let routes = self.routing.get(job.message.project);
             let route = routes.as_ref().and_then(|routes| routes.endpoint(job.endpoint));
@@ -210,7 +221,7 @@ impl Engine {
         let keeper = Keeper::start(&store, &settings.node, settings.lease).await?;
         let routing = RoutingTable::new(store.clone(), settings.rules);
         let versions = Versions::new(&store);
-        let claims = Arc::<Doorbell>::default();
+        let (claims, probes) = (Arc::<Doorbell>::default(), Arc::<Notify>::default());
         let attempts = TaskTracker::new();
         let shared = Arc::new(Shared {
             lanes: Lanes::new(settings.lanes),
@@ -264,12 +275,14 @@ impl Engine {
         supervise_until(&claimer, &failed, &stop, "trimming of the change log", task);
         let task = breakers::run(store.clone(), shared.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "breakers", task);
+        let task = probes::run(store.clone(), shared.clone(), probes.clone(), stop.clone());
+        supervise_until(&claimer, &failed, &stop, "probes", task);
         let task = gauges::run(store.clone(), shared.clone(), publish_tx.downgrade(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "gauges", task);
 
         Ok(Self {
             ingest: IngestHandle::new(publish_tx, metrics),
-            wake: Wake { routing: routing.clone(), claims, align },
+            wake: Wake { routing: routing.clone(), claims, probes, align },
             routing,
             shared,
             store,

@@ -11,7 +11,7 @@ use crate::dispatch::{Identity, OutboundRequest};
 use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::domain::clock::Timestamp;
 use crate::domain::credentials::Authentication;
-use crate::domain::delivery::{self, Attempt, Verdict};
+use crate::domain::delivery::{self, Attempt, Probe, Verdict};
 use crate::domain::endpoint::EndpointStatus;
 use crate::domain::id::{AttemptId, EndpointId};
 use crate::domain::routing::EndpointRoute;
@@ -26,15 +26,35 @@ pub fn pump(shared: &Arc<Shared>) {
     }
 }
 
+/// Attempts the delivery that probes a PENDING endpoint: beside the lanes, so that no cap and no limit holds it up.
+pub fn probe(shared: &Arc<Shared>, job: ClaimedDelivery) {
+    let worker = shared.clone();
+    shared.attempts.spawn(async move {
+        see_through(&worker, job).await;
+    });
+}
+
 async fn work(shared: Arc<Shared>, mut job: ClaimedDelivery) {
-    // Whether this is the second try after a connection that had gone stale.
-    let mut again = false;
     loop {
         let endpoint = job.endpoint;
-        let outcome = attempt(&shared, &job, again).await;
+        let result = see_through(&shared, job).await;
+        shared.lanes.finish(endpoint, result.as_ref());
+        match shared.lanes.next() {
+            Some(next) => job = next,
+            None => return,
+        }
+    }
+}
+
+/// Attempts a delivery and hands over what became of it; once more where its connection had gone stale. Returns
+/// what the attempt came to, none where nothing was sent.
+async fn see_through(shared: &Shared, mut job: ClaimedDelivery) -> Option<AttemptOutcome> {
+    let mut again = false;
+    loop {
+        let outcome = attempt(shared, &job, again).await;
         let (result, once_more) = match &outcome {
             Outcome::Finished(finished) => {
-                measure(&shared, finished);
+                measure(shared, finished);
                 (Some(finished.attempt.outcome.clone()), finished.next == Next::Again)
             }
             Outcome::Released(_) | Outcome::Discarded(_) => (None, false),
@@ -43,18 +63,12 @@ async fn work(shared: Arc<Shared>, mut job: ClaimedDelivery) {
         if shared.outcomes.send(outcome).await.is_err() {
             tracing::error!("an outcome came after the last write; its attempt will be repeated");
         }
-        if once_more {
-            job.attempts = job.attempts.saturating_add(1);
-            job.budget_start = job.budget_start.saturating_add(1);
-            again = true;
-            continue;
+        if !once_more {
+            return result;
         }
-        again = false;
-        shared.lanes.finish(endpoint, result.as_ref());
-        match shared.lanes.next() {
-            Some(next) => job = next,
-            None => return,
-        }
+        job.attempts = job.attempts.saturating_add(1);
+        job.budget_start = job.budget_start.saturating_add(1);
+        again = true;
     }
 }
 
@@ -84,13 +98,19 @@ async fn attempt(shared: &Shared, job: &ClaimedDelivery, again: bool) -> Outcome
     let Some(route) = routes.as_ref().and_then(|routes| routes.endpoint(job.endpoint)) else {
         return Outcome::Discarded(Box::new(discard(job, None)));
     };
-    match route.status {
-        EndpointStatus::Active if !job.probe && shared.breakers.is_open(job.endpoint) => {
+    match (route.status, job.probe) {
+        (EndpointStatus::Active, None) if shared.breakers.is_open(job.endpoint) => {
             Outcome::Released(job.release(Hold::Breaker))
         }
-        EndpointStatus::Active => Outcome::Finished(Box::new(send(shared, route, job, again).await)),
-        EndpointStatus::Paused => Outcome::Released(job.release(Hold::Paused)),
-        EndpointStatus::Inactive => Outcome::Discarded(Box::new(discard(job, route.owner.clone()))),
+        (EndpointStatus::Active, _) | (EndpointStatus::Pending, Some(Probe::Endpoint)) => {
+            Outcome::Finished(Box::new(send(shared, route, job, again).await))
+        }
+        // It ended meanwhile, with its lease; whoever ended it decides, and this claim changes nothing any more.
+        (_, Some(Probe::Endpoint)) => Outcome::Released(job.release(Hold::Probe)),
+        (EndpointStatus::Paused, _) => Outcome::Released(job.release(Hold::Paused)),
+        (EndpointStatus::Inactive | EndpointStatus::Pending, _) => {
+            Outcome::Discarded(Box::new(discard(job, route.owner.clone())))
+        }
     }
 }
 
@@ -156,6 +176,8 @@ async fn send(shared: &Shared, route: &EndpointRoute, job: &ClaimedDelivery, aga
     } else {
         match delivery::judge(&outcome, &route.retry, made, rand::random()) {
             Verdict::Success => Next::Success,
+            // A probe is one attempt.
+            Verdict::Retry(_) if job.probe == Some(Probe::Endpoint) => Next::Failed,
             Verdict::Retry(wait) => Next::Retry(ended_at.plus(wait)),
             Verdict::Failed => Next::Failed,
         }

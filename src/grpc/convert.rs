@@ -125,6 +125,7 @@ const fn endpoint_status(status: EndpointStatus) -> pb::EndpointStatus {
         EndpointStatus::Active => pb::EndpointStatus::Active,
         EndpointStatus::Paused => pb::EndpointStatus::Paused,
         EndpointStatus::Inactive => pb::EndpointStatus::Inactive,
+        EndpointStatus::Pending => pb::EndpointStatus::Pending,
     }
 }
 

@@ -79,6 +79,7 @@ impl pb::endpoint_service_server::EndpointService for Api {
             Ok(pb::EndpointStatus::Active) => Some(EndpointStatus::Active),
             Ok(pb::EndpointStatus::Paused) => Some(EndpointStatus::Paused),
             Ok(pb::EndpointStatus::Inactive) => Some(EndpointStatus::Inactive),
+            Ok(pb::EndpointStatus::Pending) => Some(EndpointStatus::Pending),
             Err(_) => {
                 check.refuse("status", "is not a known status");
                 None

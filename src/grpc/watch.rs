@@ -100,6 +100,7 @@ fn response(item: WatchItem) -> pb::WatchResponse {
                 DeliveryChangeKind::Attempted => pb::DeliveryChangeType::Attempted,
                 DeliveryChangeKind::Retried => pb::DeliveryChangeType::Retried,
                 DeliveryChangeKind::Discarded => pb::DeliveryChangeType::Discarded,
+                DeliveryChangeKind::Cancelled => pb::DeliveryChangeType::Cancelled,
             };
             let (payload, payload_omitted) = match payload {
                 Payload::NotAsked => (None, false),
@@ -133,5 +134,7 @@ const fn endpoint_change_type(kind: EndpointChangeKind) -> pb::EndpointChangeTyp
         EndpointChangeKind::Resumed => pb::EndpointChangeType::Resumed,
         EndpointChangeKind::Activated => pb::EndpointChangeType::Activated,
         EndpointChangeKind::Disabled => pb::EndpointChangeType::Disabled,
+        EndpointChangeKind::Probing => pb::EndpointChangeType::Probing,
+        EndpointChangeKind::Recovered => pb::EndpointChangeType::Recovered,
     }
 }

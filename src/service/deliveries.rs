@@ -1,14 +1,15 @@
 //! Deliveries: reading them and their attempts, and retrying by hand.
 
+use super::endpoint_states::still_discarding;
 use super::{Services, found};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, DeliveryFilter, DeliveryStatus};
-use crate::domain::endpoint::EndpointStatus;
+use crate::domain::endpoint::{Endpoint, EndpointStatus};
 use crate::domain::error::{Error, ErrorKind, Result};
 use crate::domain::id::{DeliveryId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::principal::{Principal, Scope};
-use crate::store::{AuditEntry, Lane};
+use crate::store::{AuditEntry, Hold, Lane, Tx};
 
 impl Services {
     pub async fn get_delivery(
@@ -52,44 +53,58 @@ impl Services {
     ) -> Result<Delivery> {
         let project = self.project_of(principal, project, Scope::DeliveriesWrite).await?;
         let mut tx = self.store.begin(Lane::Service).await?;
-        let delivery = found(tx.delivery(project, id).await?, "delivery", id)?;
-        if !matches!(delivery.status, DeliveryStatus::Failed | DeliveryStatus::Discarded) {
+        let (mut delivery, mut endpoint) = retried(&tx, project, id).await?;
+        // A probe changes the endpoint, whose state must then stand still: the project is locked before all else.
+        let mut version = None;
+        if endpoint.status == EndpointStatus::Inactive {
+            tx.rollback().await?;
+            self.finish_discarding(project, endpoint.id).await?;
+            tx = self.store.begin(Lane::Service).await?;
+            version = Some(tx.bump_routing(project).await?);
+            (delivery, endpoint) = retried(&tx, project, id).await?;
+        }
+        let probes = endpoint.status.retry().map_err(|error| error.about("delivery", id))?.is_some();
+        if probes && tx.has_queued(endpoint.id).await? {
+            return Err(still_discarding(endpoint.id));
+        }
+        let hold = if probes { Hold::Probe } else { Hold::No };
+        let owner = endpoint.settings.owner_id.clone();
+        if !tx.reopen(&delivery, owner, hold, Timestamp::now()).await? {
             return Err(not_retryable(&delivery));
         }
-        let endpoint = tx.endpoint(project, delivery.endpoint).await?;
-        let endpoint = match endpoint {
-            Some(endpoint) if endpoint.status == EndpointStatus::Active => endpoint,
-            Some(endpoint) if endpoint.status == EndpointStatus::Inactive => {
-                return Err(precondition(
-                    id,
-                    "ENDPOINT_INACTIVE",
-                    "its endpoint is INACTIVE; activate it first",
-                ));
-            }
-            Some(_) => {
-                return Err(precondition(id, "ENDPOINT_PAUSED", "its endpoint is paused; resume it first"));
-            }
-            None => return Err(precondition(id, "ENDPOINT_DELETED", "its endpoint was deleted")),
-        };
-        if !tx.reopen(&delivery, endpoint.settings.owner_id, Timestamp::now()).await? {
-            return Err(not_retryable(&delivery));
+        let after = probes.then(|| serde_json::json!({ "probes": endpoint.id.to_string() }).to_string());
+        let (action, resource) = ("RetryDelivery", id.to_string());
+        let entry = AuditEntry { principal, project: Some(project), action, resource, before: None, after };
+        tx.audit(entry).await?;
+        if probes {
+            tx.begin_probe(endpoint, id).await?;
         }
-        tx.audit(AuditEntry {
-            principal,
-            project: Some(project),
-            action: "RetryDelivery",
-            resource: id.to_string(),
-            before: None,
-            after: None,
-        })
-        .await?;
         let wake = self.wake.clone();
         self.commit(tx, async move {
-            wake.due();
+            if let Some(version) = version {
+                wake.routes_changed(project, version).await?;
+            }
+            if probes {
+                wake.probe();
+            } else {
+                wake.due();
+            }
             Ok(())
         })
         .await?;
         found(self.store.delivery(project, id).await?, "delivery", id)
+    }
+}
+
+/// A delivery that may be retried, and its endpoint.
+async fn retried(tx: &Tx, project: ProjectId, id: DeliveryId) -> Result<(Delivery, Endpoint)> {
+    let delivery = found(tx.delivery(project, id).await?, "delivery", id)?;
+    if !matches!(delivery.status, DeliveryStatus::Failed | DeliveryStatus::Discarded) {
+        return Err(not_retryable(&delivery));
+    }
+    match tx.endpoint(project, delivery.endpoint).await? {
+        Some(endpoint) => Ok((delivery, endpoint)),
+        None => Err(precondition(id, "ENDPOINT_DELETED", "its endpoint was deleted")),
     }
 }
 

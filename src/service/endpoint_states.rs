@@ -63,7 +63,7 @@ impl Services {
     }
 
     /// Ends what is still queued for an INACTIVE endpoint, as upkeep does; a bounded part of it.
-    async fn finish_discarding(&self, project: ProjectId, id: EndpointId) -> Result<()> {
+    pub(super) async fn finish_discarding(&self, project: ProjectId, id: EndpointId) -> Result<()> {
         for _ in 0..DISCARD_STEPS {
             let endpoint = found(self.store.endpoint(project, id).await?, "endpoint", id)?;
             if endpoint.status != EndpointStatus::Inactive {
@@ -118,7 +118,7 @@ impl Services {
     }
 }
 
-fn still_discarding(id: EndpointId) -> Error {
+pub(super) fn still_discarding(id: EndpointId) -> Error {
     let message = "what was queued for it is still being discarded, or an attempt is in flight; try again";
     Error {
         retry_after: Some(Duration::from_secs(1)),

@@ -1,12 +1,12 @@
 //! Bringing an endpoint's queued work in line with its state: held work goes on, an open breaker's is parked,
-//! that of an INACTIVE or deleted endpoint becomes DISCARDED. Always a bounded number of rows.
+//! that of an INACTIVE, PENDING or deleted endpoint becomes DISCARDED. Always a bounded number of rows.
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 
 use super::Store;
 use super::error::{Result, StoreError};
 use super::notify::Bells;
-use super::outcomes::PARKED_BREAKER;
+use super::outcomes::{PARKED_BREAKER, PARKED_PROBE};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::attempt::ErrorClass;
@@ -26,14 +26,16 @@ pub struct Aligned {
 
 impl Store {
     /// The first endpoint after this one whose work may need to be brought in line: with parked work, or
-    /// INACTIVE with any.
+    /// INACTIVE or PENDING with any.
     pub async fn unaligned_after(&self, after: Option<EndpointId>) -> Result<Option<EndpointId>> {
         let after = after.map_or(uuid::Uuid::nil(), EndpointId::uuid);
-        // 3 is INACTIVE.
+        // 3 is INACTIVE, 4 PENDING.
         let mut next = None;
         for sql in [
             "SELECT endpoint_id FROM queue WHERE parked > 0 AND endpoint_id > $1 ORDER BY endpoint_id LIMIT 1",
             "SELECT id FROM endpoints WHERE status = 3 AND id > $1 AND EXISTS (SELECT 1 FROM queue \
+             WHERE queue.endpoint_id = endpoints.id AND queue.claimed_by IS NULL) ORDER BY id LIMIT 1",
+            "SELECT id FROM endpoints WHERE status = 4 AND id > $1 AND EXISTS (SELECT 1 FROM queue \
              WHERE queue.endpoint_id = endpoints.id AND queue.claimed_by IS NULL) ORDER BY id LIMIT 1",
         ] {
             let statement = Statement::from_sql_and_values(self.backend(), sql, [Value::from(after)]);
@@ -64,8 +66,14 @@ impl Tx {
             }
         };
         match state {
-            None => self.discard_queued(endpoint, None, limit).await,
-            Some((EndpointStatus::Inactive, owner)) => self.discard_queued(endpoint, owner, limit).await,
+            None => self.discard_queued(endpoint, None, "parked >= 0", limit).await,
+            Some((EndpointStatus::Inactive, owner)) => {
+                self.discard_queued(endpoint, owner, "parked >= 0", limit).await
+            }
+            Some((EndpointStatus::Pending, owner)) => {
+                let all_but_the_probe = format!("parked <> {PARKED_PROBE}");
+                self.discard_queued(endpoint, owner, &all_but_the_probe, limit).await
+            }
             // Held until resume.
             Some((EndpointStatus::Paused, _)) => Ok(Aligned::default()),
             Some((EndpointStatus::Active, _)) if is_open => {
@@ -100,9 +108,10 @@ impl Tx {
         &mut self,
         endpoint: EndpointId,
         owner: Option<String>,
+        which: &str,
         limit: u32,
     ) -> Result<Aligned> {
-        let sql = format!("DELETE FROM queue WHERE id IN ({}) RETURNING id", self.unclaimed("parked >= 0"));
+        let sql = format!("DELETE FROM queue WHERE id IN ({}) RETURNING id", self.unclaimed(which));
         let values = [endpoint.uuid().into(), i64::from(limit).into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let now = Timestamp::now();

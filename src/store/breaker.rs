@@ -10,6 +10,7 @@ use super::outcomes::PARKED_BREAKER;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use super::{Store, now_sql};
+use crate::domain::delivery::Probe;
 use crate::domain::id::{EndpointId, LeaseId};
 
 /// A breaker `h` that has rested, whose endpoint is ACTIVE (1), that nobody probes, and that has work to probe with.
@@ -76,7 +77,7 @@ impl Tx {
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let mut claimed = self.claimed(lease, self.db().query_all_raw(statement).await?).await?;
         let Some(probe) = claimed.deliveries.first_mut() else { return Ok(None) };
-        probe.probe = true;
+        probe.probe = Some(Probe::Breaker);
         let sql = "UPDATE endpoint_health SET breaker_probe = $2 WHERE endpoint_id = $1";
         let values = [endpoint.uuid().into(), probe.id.uuid().into()];
         self.run(sql, values).await?;

@@ -11,7 +11,7 @@ use super::outcomes::{Hold, Released};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::Claim;
+use crate::domain::delivery::{Claim, Probe};
 use crate::domain::event::Message;
 use crate::domain::id::{DeliveryId, EndpointId, EventId, LeaseId, ProjectId};
 
@@ -32,8 +32,7 @@ pub struct ClaimedDelivery {
     pub attempts: u16,
     pub budget_start: u16,
     pub created_at: Timestamp,
-    /// It probes an open breaker.
-    pub probe: bool,
+    pub probe: Option<Probe>,
     pub message: Arc<Message>,
 }
 
@@ -51,7 +50,11 @@ type Found = (Arc<Message>, i64);
 impl ClaimedDelivery {
     /// Gives it back without an attempt.
     pub fn release(&self, hold: Hold) -> Released {
-        let hold = if self.probe && hold == Hold::No { Hold::Breaker } else { hold };
+        let hold = match self.probe {
+            Some(Probe::Endpoint) => Hold::Probe,
+            Some(Probe::Breaker) if hold == Hold::No => Hold::Breaker,
+            _ => hold,
+        };
         Released { delivery: self.id, endpoint: self.endpoint, claim: self.claim, hold }
     }
 }
@@ -95,7 +98,7 @@ impl Tx {
                 attempts: row.attempts,
                 budget_start: row.budget_start,
                 created_at: row.created_at,
-                probe: false,
+                probe: None,
                 message,
             })
         });

@@ -6,6 +6,7 @@ use super::Store;
 use super::error::{Result, StoreError};
 use super::events::Conditions;
 use super::notify::Bells;
+use super::outcomes::Hold;
 use super::tx::Tx;
 use crate::domain::attempt::ErrorClass;
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
@@ -15,11 +16,12 @@ use crate::domain::id::{DeliveryId, EndpointId, EventId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
 
 /// What is stored says less than all. PROCESSING is an open delivery whose queue row a live process holds. And what
-/// is queued for an endpoint that is INACTIVE (3) or gone is DISCARDED from that commit on, though its row changes
-/// a little later.
+/// is queued for an endpoint that is INACTIVE (3), PENDING (4) or gone is DISCARDED from that commit on, though its row
+/// changes a little later. The probe of a PENDING one is not (parked 3).
 macro_rules! dead {
     () => {
-        "q.id IS NOT NULL AND q.claimed_by IS NULL AND (p.id IS NULL OR p.status = 3)"
+        "q.id IS NOT NULL AND q.claimed_by IS NULL \
+         AND (p.id IS NULL OR p.status = 3 OR (p.status = 4 AND q.parked <> 3))"
     };
 }
 macro_rules! status {
@@ -85,11 +87,13 @@ impl Tx {
         find(self.db(), project, id).await
     }
 
-    /// Opens an ended delivery again with a fresh budget, due now. False where it was opened meanwhile.
+    /// Opens an ended delivery again with a fresh budget, due now unless it is held. False where it was opened
+    /// meanwhile.
     pub async fn reopen(
         &mut self,
         delivery: &Delivery,
         owner: Option<String>,
+        hold: Hold,
         now: Timestamp,
     ) -> Result<bool> {
         // Two retries at once meet at the queue's key. The fencing token goes on from the time, far above those
@@ -97,10 +101,10 @@ impl Tx {
         let due = super::due_now_sql(self.backend(), "$5");
         let sql = format!(
             "INSERT INTO queue (id, project_id, endpoint_id, event_id, due_at, parked, token, budget_start, \
-             attempts, created_at) VALUES ($1, $2, $3, $4, {due}, 0, $5, $6, $6, $7) ON CONFLICT (id) DO NOTHING"
+             attempts, created_at) VALUES ($1, $2, $3, $4, {due}, $8, $5, $6, $6, $7) ON CONFLICT (id) DO NOTHING"
         );
         let attempts = i16::try_from(delivery.attempts).unwrap_or(i16::MAX);
-        let values: [Value; 7] = [
+        let values: [Value; 8] = [
             delivery.id.uuid().into(),
             delivery.project.uuid().into(),
             delivery.endpoint.uuid().into(),
@@ -108,6 +112,7 @@ impl Tx {
             now.as_millis().into(),
             attempts.into(),
             delivery.created_at.as_millis().into(),
+            hold.code().into(),
         ];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         if self.db().execute_raw(statement).await?.rows_affected() == 0 {

@@ -16,6 +16,7 @@ use super::tx::Tx;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::change::EndpointChangeKind;
 use crate::domain::clock::Timestamp;
+use crate::domain::delivery::Probe;
 use crate::domain::disable::DisablePolicy;
 use crate::domain::endpoint::EndpointStatus;
 use crate::domain::id::{DeliveryId, EndpointId, ProjectId};
@@ -33,6 +34,8 @@ pub struct FailureRules {
 pub struct Aftermath {
     /// Endpoints that became INACTIVE, with the routing version that says so.
     pub disabled: Vec<(ProjectId, i64, EndpointId)>,
+    /// Endpoints that a probe made ACTIVE, likewise.
+    pub recovered: Vec<(ProjectId, i64, EndpointId)>,
     /// Breakers that opened now.
     pub opened: Vec<EndpointId>,
     /// All breakers met that are open.
@@ -64,7 +67,8 @@ impl Streaks {
         let mut streaks = BTreeMap::new();
         for one in finished {
             let outcome = &one.attempt.outcome;
-            if one.next == Next::Again || !outcome.counts() {
+            // What a probe of a PENDING endpoint leads to does not hang on any count.
+            if one.next == Next::Again || !outcome.counts() || one.probe == Some(Probe::Endpoint) {
                 continue;
             }
             let streak = streaks.entry(one.attempt.endpoint).or_insert_with(|| Streak::new(one));
@@ -105,7 +109,7 @@ impl Streak {
         self.failures += 1;
         self.last = self.last.max(one.ended_at);
         self.disable = one.disable;
-        if one.probe {
+        if one.probe == Some(Probe::Breaker) {
             self.probe = Some(one.attempt.delivery);
         }
         // What a 410 says stands, whatever came after it.
@@ -127,9 +131,10 @@ struct Before {
 pub(super) struct States(HashMap<EndpointId, Before>);
 
 impl States {
-    /// Whether what is left to do for the endpoint becomes DISCARDED.
-    pub(super) fn is_closed(&self, endpoint: EndpointId) -> bool {
-        self.0.get(&endpoint).is_none_or(|before| before.status == EndpointStatus::Inactive)
+    /// Whether a failed attempt's delivery becomes DISCARDED, because of its endpoint's state.
+    pub(super) fn is_closed(&self, one: &FinishedAttempt) -> bool {
+        let is_probe = one.probe == Some(Probe::Endpoint);
+        self.0.get(&one.attempt.endpoint).is_none_or(|before| before.status.discards() && !is_probe)
     }
 }
 
@@ -167,9 +172,10 @@ impl Tx {
         Ok(States(states))
     }
 
-    /// Bumps the projects of endpoints that will most likely become INACTIVE, before any other row is locked.
+    /// Bumps the projects of endpoints whose state will most likely change, before any other row is locked.
     pub(super) async fn bump_ahead(
         &mut self,
+        finished: &[FinishedAttempt],
         streaks: &Streaks,
         states: &States,
         rules: &FailureRules,
@@ -180,7 +186,10 @@ impl Tx {
             let met = streak.disable.is_met(before.counted + streak.failures, first, streak.last);
             before.status == EndpointStatus::Active && (streak.gone || (met && !rules.egress_failing))
         });
-        let projects: BTreeSet<ProjectId> = likely.map(|(_, streak)| streak.project).collect();
+        let probes =
+            finished.iter().filter(|one| one.probe == Some(Probe::Endpoint) && one.next != Next::Again);
+        let projects: BTreeSet<ProjectId> =
+            likely.map(|(_, streak)| streak.project).chain(probes.map(|one| one.attempt.project)).collect();
         let mut bumped = BTreeMap::new();
         for project in projects {
             bumped.insert(project, self.bump_routing(project).await?);
@@ -193,7 +202,7 @@ impl Tx {
     pub(super) async fn judge_endpoints(
         &mut self,
         streaks: &Streaks,
-        mut bumped: BTreeMap<ProjectId, i64>,
+        bumped: &mut BTreeMap<ProjectId, i64>,
         rules: &FailureRules,
     ) -> Result<Aftermath> {
         let mut aftermath = Aftermath { closed: self.heal(streaks).await?, ..Aftermath::default() };

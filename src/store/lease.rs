@@ -120,7 +120,7 @@ impl Tx {
         row.map_or(Ok(false), |row| Ok(row.try_get_by_index(0)?))
     }
 
-    /// Ends a lease, makes what it holds due again, and commits.
+    /// Ends a lease with its probes, makes what else it holds due again, and commits.
     async fn free_lease(mut self, id: LeaseId) -> Result<u64> {
         if self.backend() == DbBackend::Postgres {
             let (high, low) = fence_key(id);
@@ -135,6 +135,7 @@ impl Tx {
             self.rollback().await?;
             return Ok(0);
         }
+        self.cancel_probes(id).await?;
         // No index finds the rows: every claim would have to keep it. This is rare, and one scan.
         if self.backend() == DbBackend::Postgres {
             self.db().execute_unprepared("SET LOCAL statement_timeout = '60s'").await?;

@@ -25,6 +25,7 @@ mod meta;
 mod notify;
 mod outcomes;
 mod partitions;
+mod probe;
 mod projects;
 mod routes;
 mod rows;

@@ -12,7 +12,7 @@ use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Attempt, Claim, DeliveryStatus};
+use crate::domain::delivery::{Attempt, Claim, DeliveryStatus, Probe};
 use crate::domain::disable::DisablePolicy;
 use crate::domain::id::{DeliveryId, EndpointId, EventId, ProjectId};
 
@@ -48,6 +48,8 @@ pub enum Hold {
     Paused = 1,
     /// Its endpoint's breaker is open.
     Breaker = 2,
+    /// It is to probe its endpoint, which is PENDING.
+    Probe = 3,
 }
 
 impl Hold {
@@ -57,6 +59,7 @@ impl Hold {
 }
 
 pub(super) const PARKED_BREAKER: i16 = Hold::Breaker.code();
+pub(super) const PARKED_PROBE: i16 = Hold::Probe.code();
 
 /// An attempt that was made, with the claim it was made under.
 #[derive(Clone, Debug)]
@@ -73,8 +76,7 @@ pub struct FinishedAttempt {
     pub budget_start: u16,
     /// The endpoint's, as the attempt knew it.
     pub disable: DisablePolicy,
-    /// It probed an open breaker.
-    pub probe: bool,
+    pub probe: Option<Probe>,
     /// Where it went; empty where the URL is not allowed any more.
     pub host: Arc<str>,
 }
@@ -141,11 +143,9 @@ impl Tx {
     ) -> Result<Aftermath> {
         let streaks = Streaks::of(finished);
         let states = self.states_of(finished).await?;
-        let bumped = self.bump_ahead(&streaks, &states, rules).await?;
+        let mut bumped = self.bump_ahead(finished, &streaks, &states, rules).await?;
         let is_closed = |one: &FinishedAttempt| {
-            one.attempt.outcome.error.is_some()
-                && one.attempt.outcome.counts()
-                && states.is_closed(one.attempt.endpoint)
+            one.attempt.outcome.error.is_some() && one.attempt.outcome.counts() && states.is_closed(one)
         };
         let fates: Vec<Fate<'_>> = finished
             .iter()
@@ -160,7 +160,8 @@ impl Tx {
         moved.retain(|fate| held.contains(&fate.one.attempt.delivery));
         let counted = moved.iter().filter(|fate| fate.next != Next::Discarded).map(|fate| fate.one);
         let earlier = self.take_changes();
-        let aftermath = self.judge_endpoints(&Streaks::of(counted), bumped, rules).await?;
+        let mut aftermath = self.judge_endpoints(&Streaks::of(counted), &mut bumped, rules).await?;
+        self.end_probes(moved.iter().map(|fate| fate.one), &bumped, &mut aftermath).await?;
         self.hold_back(&mut moved, &aftermath).await?;
         self.move_deliveries(&moved).await?;
         self.add_rollups(finished).await?;

@@ -25,7 +25,7 @@ fn job(endpoint: EndpointId, attempts: u16) -> ClaimedDelivery {
         attempts,
         budget_start: 0,
         created_at: Timestamp::now(),
-        probe: false,
+        probe: None,
         message: Arc::new(message),
     }
 }

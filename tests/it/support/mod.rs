@@ -1,6 +1,7 @@
 //! What the tests run on.
 
 pub mod database;
+pub mod desk;
 pub mod failing;
 pub mod feed;
 pub mod pki;
@@ -13,6 +14,7 @@ pub mod web;
 pub mod world;
 
 pub use database::Database;
+pub use desk::{Answer, Desk};
 pub use proxy::Proxy;
 pub use receiver::{Receiver, Reply};
 pub use server::Server;
