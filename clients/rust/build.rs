@@ -13,6 +13,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "event_service",
         "delivery_service",
         "watch_service",
+        "secret_service",
+        "audit_service",
     ] {
         compiler.open_file(format!("hawser/v1/{name}.proto"))?;
     }

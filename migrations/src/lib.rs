@@ -17,6 +17,8 @@ mod m0011_revisions;
 mod m0012_failing;
 mod m0014_expansions;
 mod m0015_probes;
+mod m0017_signatures;
+mod m0018_rotation;
 mod m0019_credentials;
 
 use sea_orm_migration::prelude::*;
@@ -39,6 +41,8 @@ impl MigratorTrait for Migrator {
             Box::new(m0012_failing::Migration),
             Box::new(m0014_expansions::Migration),
             Box::new(m0015_probes::Migration),
+            Box::new(m0017_signatures::Migration),
+            Box::new(m0018_rotation::Migration),
             Box::new(m0019_credentials::Migration),
         ]
     }

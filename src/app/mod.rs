@@ -60,8 +60,15 @@ impl App {
         let dispatcher = Dispatcher::new(config.dispatch)?;
         let engine = Engine::start(store.clone(), dispatcher, config.engine, metrics.clone()).await?;
         let (ingest, wake) = (engine.ingest.clone(), engine.wake.clone());
-        let services =
-            Services::new(store.clone(), ingest, wake, config.rules, config.watch, metrics.clone());
+        let services = Services::new(
+            store.clone(),
+            ingest,
+            wake,
+            config.rules,
+            config.watch,
+            config.rotation_period_min,
+            metrics.clone(),
+        );
         let given = config.operator_key.as_ref().map(|key| key.0.as_str());
         let made = services.ensure_operator_key(given).await?;
 
@@ -70,6 +77,8 @@ impl App {
         let tasks = TaskTracker::new();
         tasks.spawn(services.clone().run_feed(stop_tasks.clone()));
         tasks.spawn(flush_key_uses(services.clone(), stop_tasks.clone()));
+        // Ends before the engine does: what it commits wakes the engine.
+        tasks.spawn(services.clone().run_rotations(stop_serving.clone()));
         if let Some(identity) = &identity {
             tasks.spawn(reload_on_hangup(identity.clone(), stop_tasks.clone())?);
         }

@@ -48,7 +48,7 @@ enum Action {
         #[arg(long)]
         name: String,
         /// What it may do: events.publish, events.read, endpoints.read, endpoints.write, deliveries.read,
-        /// deliveries.write, watch (may repeat; all where none is given)
+        /// deliveries.write, watch, secrets.reveal, audit.read (may repeat; all where none is given)
         #[arg(long, value_name = "SCOPE")]
         scope: Vec<String>,
     },

@@ -6,6 +6,7 @@ mod health;
 mod keys;
 mod logging;
 mod migrate;
+mod secrets;
 mod serve;
 mod table;
 mod watch;
@@ -32,6 +33,7 @@ enum Command {
     Demo(demo::Demo),
     Migrate(Box<migrate::Migrate>),
     Keys(keys::Keys),
+    Secrets(secrets::Secrets),
     Watch(watch::Watch),
     Health(health::Health),
 }
@@ -51,6 +53,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Demo(command) => command.run().await,
             Command::Migrate(command) => command.run().await,
             Command::Keys(command) => command.run().await,
+            Command::Secrets(command) => command.run().await,
             Command::Watch(command) => command.run().await,
             Command::Health(command) => command.run().await,
         }

@@ -186,7 +186,7 @@ fn utc(time: prost_types::Timestamp) -> time::OffsetDateTime {
 }
 
 /// RFC 3339.
-fn instant(time: prost_types::Timestamp) -> String {
+pub fn instant(time: prost_types::Timestamp) -> String {
     utc(time).format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
 }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::{ADMIN_PORT, AdminListen, LogFormat, Options, PORT};
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::event::FanOut;
+use crate::domain::rotation::PERIOD_MIN;
 use crate::engine::LaneLimits;
 
 pub const DRAIN: u64 = 25;
@@ -53,6 +54,7 @@ impl Options {
             breaker_pause: Some(BreakerPolicy::default().pause.as_secs()),
             fan_out_max: Some(FanOut::default().max),
             fan_out_at_once: Some(FanOut::default().at_once),
+            rotation_period_min: Some(PERIOD_MIN.as_secs()),
             drain: Some(DRAIN),
             lease: Some(LEASE),
             node: Some(self.node_name()),

@@ -25,6 +25,7 @@ use crate::dispatch::DispatchSettings;
 use crate::domain::address::{AddressPolicy, Cidr};
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::event::FanOut;
+use crate::domain::rotation::{PERIOD_MAX, PERIOD_MIN};
 use crate::domain::url_rules::UrlRules;
 use crate::engine::{EngineSettings, LaneLimits};
 use crate::grpc::{CallLimits, ConnectionLimits, GrpcSettings, GrpcTls};
@@ -44,6 +45,8 @@ pub struct Config {
     pub dispatch: DispatchSettings,
     pub rules: UrlRules,
     pub watch: WatchSettings,
+    /// The shortest period of rotations that endpoints make by themselves.
+    pub rotation_period_min: Duration,
     pub operator_key: Option<OperatorKey>,
     pub drain: Duration,
     pub ready_file: Option<PathBuf>,
@@ -141,6 +144,7 @@ impl Config {
                 changes_retention: Duration::from_secs(changes_retention),
             },
             watch,
+            rotation_period_min: options.rotation_period_min()?,
             dispatch: DispatchSettings {
                 addresses: rules.addresses.clone(),
                 name_servers: options.nameserver.clone(),
@@ -210,6 +214,14 @@ impl Options {
             bail!("breaker-failures must be 1 or more, and breaker-pause 1 to 3,600 s");
         }
         Ok(BreakerPolicy { failures, pause: Duration::from_secs(pause) })
+    }
+
+    fn rotation_period_min(&self) -> anyhow::Result<Duration> {
+        let least = self.rotation_period_min.unwrap_or(PERIOD_MIN.as_secs());
+        if !(1..=PERIOD_MAX.as_secs()).contains(&least) {
+            bail!("rotation-period-min must be 1 s to 365 d, and is {least} s");
+        }
+        Ok(Duration::from_secs(least))
     }
 
     fn grpc(&self) -> anyhow::Result<GrpcSettings> {

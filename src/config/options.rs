@@ -144,6 +144,10 @@ pub struct Options {
     #[arg(long, value_name = "NUMBER", env = "HAWSER_FAN_OUT_AT_ONCE")]
     pub fan_out_at_once: Option<usize>,
 
+    /// Seconds of the shortest `rotation_period` that an endpoint may have [default: 604800]
+    #[arg(long, value_name = "SECONDS", env = "HAWSER_ROTATION_PERIOD_MIN")]
+    pub rotation_period_min: Option<u64>,
+
     /// Seconds for attempts in flight to end when the server stops [default: 25]
     #[arg(long, value_name = "SECONDS", env = "HAWSER_DRAIN")]
     pub drain: Option<u64>,
@@ -261,6 +265,7 @@ impl Options {
             breaker_pause: self.breaker_pause.or(file.breaker_pause),
             fan_out_max: self.fan_out_max.or(file.fan_out_max),
             fan_out_at_once: self.fan_out_at_once.or(file.fan_out_at_once),
+            rotation_period_min: self.rotation_period_min.or(file.rotation_period_min),
             drain: self.drain.or(file.drain),
             node: self.node.or(file.node),
             lease: self.lease.or(file.lease),

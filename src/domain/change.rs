@@ -26,6 +26,8 @@ pub enum EndpointChangeKind {
     Probing,
     /// The probe succeeded.
     Recovered,
+    /// It has a new secret, made by hand or by itself.
+    SecretRotated,
 }
 
 /// What happened to a delivery.

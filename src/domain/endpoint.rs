@@ -10,6 +10,8 @@ use super::disable::DisablePolicy;
 use super::error::{Error, ErrorKind, Result};
 use super::id::{EndpointId, ProjectId};
 use super::retry::RetryPolicy;
+use super::rotation::RotationSettings;
+use super::signature::SignatureSettings;
 
 /// An endpoint's state. Stored numbers; never reuse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -181,6 +183,10 @@ pub struct EndpointSettings {
     /// Certificates, in PEM, that are trusted for this endpoint instead of the server's.
     #[serde(default)]
     pub authorities: Option<String>,
+    #[serde(default)]
+    pub signature: SignatureSettings,
+    #[serde(default)]
+    pub rotation: RotationSettings,
 }
 
 impl EndpointSettings {

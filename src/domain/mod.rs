@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod attempt;
+pub mod audit;
 pub mod breaker;
 pub mod change;
 pub mod clock;
@@ -21,6 +22,7 @@ pub mod page;
 pub mod principal;
 pub mod project;
 pub mod retry;
+pub mod rotation;
 pub mod routing;
 pub mod secret;
 pub mod signature;

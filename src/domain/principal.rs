@@ -14,10 +14,12 @@ pub enum Scope {
     DeliveriesRead = 4,
     DeliveriesWrite = 5,
     Watch = 6,
+    SecretsReveal = 7,
+    AuditRead = 8,
 }
 
 impl Scope {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::EventsPublish,
         Self::EventsRead,
         Self::EndpointsRead,
@@ -25,6 +27,8 @@ impl Scope {
         Self::DeliveriesRead,
         Self::DeliveriesWrite,
         Self::Watch,
+        Self::SecretsReveal,
+        Self::AuditRead,
     ];
 
     /// The name in text: configuration, the command line, error messages.
@@ -37,6 +41,8 @@ impl Scope {
             Self::DeliveriesRead => "deliveries.read",
             Self::DeliveriesWrite => "deliveries.write",
             Self::Watch => "watch",
+            Self::SecretsReveal => "secrets.reveal",
+            Self::AuditRead => "audit.read",
         }
     }
 
@@ -94,6 +100,16 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// The server itself, where nobody called. It may do nothing: it only stands in the audit log, as no key.
+    pub fn server() -> Self {
+        let key_id = KeyId::from_uuid(uuid::Uuid::nil());
+        Self { key_id, project: None, scopes: Scopes::default(), origin: None }
+    }
+
+    pub const fn is_server(&self) -> bool {
+        self.key_id.uuid().is_nil()
+    }
+
     pub const fn is_operator(&self) -> bool {
         self.project.is_none()
     }

@@ -16,6 +16,7 @@ use super::id::{EndpointId, ProjectId};
 use super::project::PausedPolicy;
 use super::retry::RetryPolicy;
 use super::secret::LiveSecret;
+use super::signature::SignatureSettings;
 use super::subscription::EventTypePattern;
 use super::url_rules::EndpointUrl;
 
@@ -33,6 +34,7 @@ pub struct EndpointRoute {
     pub headers: Vec<CustomHeader>,
     /// None where it has none.
     pub credentials: Option<Arc<Credentials>>,
+    pub signature: SignatureSettings,
     /// Newest first.
     pub secrets: Vec<LiveSecret>,
     pub retry: RetryPolicy,

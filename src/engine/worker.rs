@@ -217,17 +217,16 @@ fn identity(route: &EndpointRoute) -> Identity {
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const DELIVERY_ID: HeaderName = HeaderName::from_static("hawser-delivery-id");
 const ATTEMPT: HeaderName = HeaderName::from_static("hawser-attempt");
 const EVENT_TYPE: HeaderName = HeaderName::from_static("hawser-event-type");
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("Hawser/", env!("CARGO_PKG_VERSION")));
 
 /// The headers of a delivery: ours, then the event's, then the endpoint's, which were checked when they were
-/// set not to be ours, and last what authenticates it.
+/// set not to be ours, and last what authenticates it, and the signature.
 fn headers(route: &EndpointRoute, job: &ClaimedDelivery, number: u16, now: Timestamp) -> HeaderMap {
     let event = job.message.event.to_string();
-    let signature = signature::standard(&route.secrets, &event, now, &job.message.payload);
+    let signature = signature::sign(&route.signature, &route.secrets, &event, now, &job.message.payload);
     let mut headers = HeaderMap::with_capacity(12 + job.message.headers.len() + route.headers.len());
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::USER_AGENT, USER_AGENT);
@@ -236,7 +235,6 @@ fn headers(route: &EndpointRoute, job: &ClaimedDelivery, number: u16, now: Times
     headers.insert(ATTEMPT, number.into());
     let ours = [
         (WEBHOOK_ID, event),
-        (WEBHOOK_SIGNATURE, signature),
         (DELIVERY_ID, job.id.to_string()),
         (EVENT_TYPE, job.message.event_type.to_string()),
     ];
@@ -265,6 +263,13 @@ fn headers(route: &EndpointRoute, job: &ClaimedDelivery, number: u16, now: Times
             }
         }
     }
+    // Last, so that no header of an event's takes its place.
+    match (HeaderName::try_from(route.signature.header_name()), HeaderValue::try_from(signature)) {
+        (Ok(name), Ok(value)) => {
+            headers.insert(name, value);
+        }
+        _ => tracing::error!(endpoint = %route.id, "a signature could not be put in its header"),
+    }
     headers
 }
 
@@ -276,7 +281,7 @@ fn authentication(route: &EndpointRoute) -> Option<&Authentication> {
 fn shown(headers: &HeaderMap, route: &EndpointRoute) -> Vec<(String, String)> {
     let credential = authentication(route).map(Authentication::header_name);
     let secret = |name: &HeaderName| {
-        *name == WEBHOOK_SIGNATURE
+        name == route.signature.header_name()
             || credential == Some(name.as_str())
             || route.headers.iter().any(|header| header.is_sensitive() && name == header.name.as_str())
     };

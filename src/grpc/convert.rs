@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{credentials, pb, policies};
+use super::{credentials, pb, policies, signatures};
 use crate::domain::attempt::ErrorClass;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, DeliveryStatus};
@@ -62,6 +62,8 @@ pub const fn scope(scope: Scope) -> pb::Scope {
         Scope::DeliveriesRead => pb::Scope::DeliveriesRead,
         Scope::DeliveriesWrite => pb::Scope::DeliveriesWrite,
         Scope::Watch => pb::Scope::Watch,
+        Scope::SecretsReveal => pb::Scope::SecretsReveal,
+        Scope::AuditRead => pb::Scope::AuditRead,
     }
 }
 
@@ -103,6 +105,9 @@ pub fn endpoint(endpoint: Endpoint) -> pb::Endpoint {
         disable_policy: settings.disable_policy.map(policies::disable_message),
         headers: headers.collect(),
         max_in_flight: settings.max_in_flight.into(),
+        signature: Some(signatures::message(settings.signature)),
+        rotation_period: settings.rotation.period.map(duration),
+        rotation_grace: Some(duration(settings.rotation.grace)),
         circuit: Some(circuit(endpoint.circuit)),
         consecutive_failures: count(endpoint.consecutive_failures),
         last_response: endpoint.last_response.map(|last| pb::LastResponse {

@@ -6,10 +6,9 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::check::Check;
-use super::{Api, convert, credentials, pb, policies, principal};
+use super::{Api, convert, credentials, pb, policies, principal, signatures};
 use crate::domain::endpoint::{CustomHeader, EndpointFilter, EndpointSettings, EndpointStatus};
 use crate::domain::id::EndpointId;
-use crate::domain::secret::SigningSecret;
 use crate::service::EndpointField;
 
 const TEXT_MAX: usize = 128;
@@ -29,17 +28,14 @@ impl pb::endpoint_service_server::EndpointService for Api {
         let project = check.project(&request.project_id);
         let patterns = check.patterns("event_types", &request.event_types, PATTERNS_MAX);
         let settings = settings(&mut check, request.endpoint.unwrap_or_default());
-        let secret = (!request.secret.is_empty()).then(|| SigningSecret::parse(&request.secret));
-        if let Some(Err(error)) = &secret {
-            check.refuse("secret", error.to_string());
-        }
+        let secret = signatures::new_secret(&mut check, &request.secret, request.secret_type);
         let settings = check.finish(Some(settings))?;
-        let secret = secret.and_then(Result::ok);
         let created = self.services.create_endpoint(&caller, project, settings, patterns, secret).await?;
         Ok(Response::new(pb::CreateEndpointResponse {
             endpoint: Some(convert::endpoint(created.endpoint)),
             subscription: Some(convert::subscription(created.subscription)),
-            secret: created.secret.reveal(),
+            public_key: created.secret.public_key().map(|key| key.to_string()).unwrap_or_default(),
+            secret: created.secret.reveal().to_string(),
         }))
     }
 
@@ -177,7 +173,7 @@ impl pb::endpoint_service_server::EndpointService for Api {
     }
 }
 
-const FIELDS: [(&str, EndpointField); 14] = [
+const FIELDS: [(&str, EndpointField); 17] = [
     ("uid", EndpointField::Uid),
     ("name", EndpointField::Name),
     ("url", EndpointField::Url),
@@ -192,6 +188,9 @@ const FIELDS: [(&str, EndpointField); 14] = [
     ("authentication", EndpointField::Authentication),
     ("mtls_client_cert", EndpointField::ClientCertificate),
     ("ca_certificate", EndpointField::Authorities),
+    ("signature", EndpointField::Signature),
+    ("rotation_period", EndpointField::RotationPeriod),
+    ("rotation_grace", EndpointField::RotationGrace),
 ];
 
 fn masked(check: &mut Check, paths: &[String]) -> Vec<EndpointField> {
@@ -223,6 +222,9 @@ fn populated(endpoint: &pb::Endpoint) -> Vec<EndpointField> {
         EndpointField::Authentication => endpoint.authentication.is_some(),
         EndpointField::ClientCertificate => endpoint.mtls_client_cert.is_some(),
         EndpointField::Authorities => !endpoint.ca_certificate.is_empty(),
+        EndpointField::Signature => endpoint.signature.is_some(),
+        EndpointField::RotationPeriod => endpoint.rotation_period.is_some(),
+        EndpointField::RotationGrace => endpoint.rotation_grace.is_some(),
     };
     EndpointField::ALL.into_iter().filter(is_set).collect()
 }
@@ -260,6 +262,8 @@ fn settings(check: &mut Check, endpoint: pb::Endpoint) -> EndpointSettings {
         authentication: credentials::authentication(check, endpoint.authentication),
         client_certificate: endpoint.mtls_client_cert.map(credentials::client_certificate),
         authorities: (!endpoint.ca_certificate.is_empty()).then_some(endpoint.ca_certificate),
+        signature: signatures::settings(check, "endpoint.signature", endpoint.signature),
+        rotation: signatures::rotation(check, endpoint.rotation_period, endpoint.rotation_grace),
     }
 }
 

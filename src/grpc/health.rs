@@ -17,7 +17,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use super::status;
 use crate::domain::error::Error;
 
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 9] = [
     "",
     "hawser.v1.ProjectService",
     "hawser.v1.EndpointService",
@@ -25,6 +25,8 @@ const NAMES: [&str; 7] = [
     "hawser.v1.EventService",
     "hawser.v1.DeliveryService",
     "hawser.v1.WatchService",
+    "hawser.v1.SecretService",
+    "hawser.v1.AuditService",
 ];
 
 /// Tells whether the server serves.

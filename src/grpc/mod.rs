@@ -1,5 +1,6 @@
 //! The gRPC face: thin handlers (convert, call the service, convert), and what every call passes through.
 
+mod audit;
 mod auth;
 mod calls;
 mod check;
@@ -18,7 +19,9 @@ mod policies;
 mod projects;
 mod publish;
 mod publish_stream;
+mod secrets;
 mod server;
+mod signatures;
 mod status;
 mod stream_end;
 mod subscriptions;

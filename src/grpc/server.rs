@@ -92,6 +92,8 @@ impl GrpcServer {
             ))
             .add_service(service!(pb::delivery_service_server::DeliveryServiceServer<Api>, message_max))
             .add_service(service!(pb::watch_service_server::WatchServiceServer<Api>, message_max))
+            .add_service(service!(pb::secret_service_server::SecretServiceServer<Api>, message_max))
+            .add_service(service!(pb::audit_service_server::AuditServiceServer<Api>, message_max))
             .prepare();
         Ok(Self {
             routes,

@@ -136,5 +136,6 @@ const fn endpoint_change_type(kind: EndpointChangeKind) -> pb::EndpointChangeTyp
         EndpointChangeKind::Disabled => pb::EndpointChangeType::Disabled,
         EndpointChangeKind::Probing => pb::EndpointChangeType::Probing,
         EndpointChangeKind::Recovered => pb::EndpointChangeType::Recovered,
+        EndpointChangeKind::SecretRotated => pb::EndpointChangeType::SecretRotated,
     }
 }

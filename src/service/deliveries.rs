@@ -74,7 +74,8 @@ impl Services {
         }
         let after = probes.then(|| serde_json::json!({ "probes": endpoint.id.to_string() }).to_string());
         let (action, resource) = ("RetryDelivery", id.to_string());
-        let entry = AuditEntry { principal, project: Some(project), action, resource, before: None, after };
+        let before = Some(serde_json::json!({ "status": delivery.status.as_str() }).to_string());
+        let entry = AuditEntry { principal, project: Some(project), action, resource, before, after };
         tx.audit(entry).await?;
         if probes {
             tx.begin_probe(endpoint, id).await?;

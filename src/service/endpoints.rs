@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::secrets::{NewSecret, check_fit};
 use super::{Services, credentials, found, headers};
 use crate::domain::change::EndpointChangeKind;
 use crate::domain::clock::Timestamp;
@@ -12,7 +13,8 @@ use crate::domain::error::{Error, ErrorKind, Result};
 use crate::domain::id::{EndpointId, ProjectId, SubscriptionId};
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::principal::{Principal, Scope};
-use crate::domain::secret::SigningSecret;
+use crate::domain::secret::{SecretKind, SigningSecret};
+use crate::domain::signature::SignatureSettings;
 use crate::domain::subscription::{EventTypePattern, Subscription};
 use crate::store::{AuditEntry, Lane, StoreError, Tx};
 
@@ -40,10 +42,13 @@ pub enum EndpointField {
     Authentication,
     ClientCertificate,
     Authorities,
+    Signature,
+    RotationPeriod,
+    RotationGrace,
 }
 
 impl EndpointField {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Uid,
         Self::Name,
         Self::Url,
@@ -58,6 +63,9 @@ impl EndpointField {
         Self::Authentication,
         Self::ClientCertificate,
         Self::Authorities,
+        Self::Signature,
+        Self::RotationPeriod,
+        Self::RotationGrace,
     ];
 }
 
@@ -73,7 +81,7 @@ impl Services {
         project: Option<ProjectId>,
         settings: EndpointSettings,
         event_types: Vec<EventTypePattern>,
-        secret: Option<SigningSecret>,
+        secret: NewSecret,
     ) -> Result<CreatedEndpoint> {
         let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
         let now = Timestamp::now();
@@ -104,15 +112,19 @@ impl Services {
             created_at: now,
             updated_at: now,
         };
-        let secret = secret.unwrap_or_else(SigningSecret::generate);
+        let secret = secret.or_make(SecretKind::Hmac);
+        check_fit(&endpoint.settings.signature, &secret)?;
 
         let mut tx = self.store.begin(Lane::Service).await?;
         let version = tx.bump_routing(project).await?;
         tx.insert_endpoint(&endpoint).await.map_err(|error| uid_taken(error, &endpoint))?;
         tx.insert_secret(project, endpoint.id, &secret, now).await?;
+        tx.set_rotation_due(endpoint.id, endpoint.settings.rotation.period.map(|every| now.plus(every)))
+            .await?;
         tx.insert_subscription(&subscription).await?;
         audit(&tx, principal, "CreateEndpoint", None, Some(&endpoint)).await?;
         self.commit_routes(tx, project, version).await?;
+        self.rotations.notify_one();
         Ok(CreatedEndpoint { endpoint, subscription, secret })
     }
 
@@ -158,6 +170,10 @@ impl Services {
             copy(*field, &mut settings, &mut endpoint.settings);
         }
         endpoint.settings = self.check_settings(endpoint.settings, Some(&before.settings))?;
+        if endpoint.settings.signature != before.settings.signature {
+            let live = tx.secret_kinds(id, Timestamp::now()).await?;
+            super::secrets::check_fits_all(id, &endpoint.settings.signature, &live)?;
+        }
         if endpoint.settings != before.settings {
             endpoint.version += 1;
             if !endpoint.settings.has_credentials_of(&before.settings) {
@@ -167,8 +183,12 @@ impl Services {
             tx.update_endpoint(EndpointChangeKind::Updated, &endpoint)
                 .await
                 .map_err(|error| uid_taken(error, &endpoint))?;
+            if endpoint.settings.rotation.period != before.settings.rotation.period {
+                self.plan_rotation(&tx, &endpoint).await?;
+            }
             audit(&tx, principal, "UpdateEndpoint", Some(&before), Some(&endpoint)).await?;
             self.commit_routes(tx, project, version).await?;
+            self.rotations.notify_one();
         } else {
             tx.rollback().await?;
         }
@@ -211,8 +231,28 @@ impl Services {
             .map(|(name, value)| CustomHeader { name, value })
             .collect();
         credentials::check(&mut settings, stored)?;
+        check_signature(&mut settings)?;
+        settings.rotation.check(&settings.signature, self.rotation_period_min)?;
         Ok(settings)
     }
+}
+
+/// The signature's header is one that nothing else sets.
+fn check_signature(settings: &mut EndpointSettings) -> Result<()> {
+    const FIELD: &str = "endpoint.signature.header";
+    let header = match &mut settings.signature {
+        SignatureSettings::Standard => return Ok(()),
+        SignatureSettings::Advanced(header) | SignatureSettings::Simple(header) => header,
+    };
+    header.name = headers::check_name(FIELD, &header.name)?;
+    let authentication = settings.authentication.as_ref().map(|authentication| authentication.header_name());
+    if header.name == "authorization"
+        || authentication == Some(header.name.as_str())
+        || settings.headers.iter().any(|other| other.name == header.name)
+    {
+        return Err(Error::invalid(FIELD, "is a header that the endpoint has for something else"));
+    }
+    Ok(())
 }
 
 fn copy(field: EndpointField, from: &mut EndpointSettings, to: &mut EndpointSettings) {
@@ -231,6 +271,9 @@ fn copy(field: EndpointField, from: &mut EndpointSettings, to: &mut EndpointSett
         EndpointField::Authentication => to.authentication = from.authentication.take(),
         EndpointField::ClientCertificate => to.client_certificate = from.client_certificate.take(),
         EndpointField::Authorities => to.authorities = from.authorities.take(),
+        EndpointField::Signature => to.signature = std::mem::take(&mut from.signature),
+        EndpointField::RotationPeriod => to.rotation.period = from.rotation.period,
+        EndpointField::RotationGrace => to.rotation.grace = from.rotation.grace,
     }
 }
 
@@ -285,6 +328,8 @@ fn summary(endpoint: &Endpoint) -> String {
         "authentication": settings.authentication,
         "mtls_client_cert": settings.client_certificate,
         "ca_certificate": settings.authorities,
+        "signature": settings.signature,
+        "rotation": settings.rotation,
         "status": endpoint.status.as_str(),
         "status_reason": endpoint.status_reason,
     })

@@ -38,15 +38,7 @@ pub fn check(field: &str, headers: Vec<(String, String)>) -> Result<Vec<(String,
     let mut checked: Vec<(String, String)> = Vec::with_capacity(headers.len());
     for (name, value) in headers {
         let field = format!("{field}[{name:?}]");
-        let lower = name.to_ascii_lowercase();
-        if lower.len() > NAME_MAX || http::HeaderName::from_bytes(lower.as_bytes()).is_err() {
-            return Err(Error::invalid(field, "is not a header name of at most 128 bytes (RFC 9110)"));
-        }
-        if RESERVED.contains(&lower.as_str())
-            || RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix))
-        {
-            return Err(Error::invalid(field, "is a header that HTTP or Hawser sets itself"));
-        }
+        let lower = check_name(&field, &name)?;
         let visible = value.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && value.trim() == value;
         if value.len() > VALUE_MAX || !visible {
             let rule = "must have at most 4,096 bytes of visible ASCII, without spaces at its ends";
@@ -62,6 +54,19 @@ pub fn check(field: &str, headers: Vec<(String, String)>) -> Result<Vec<(String,
         return Err(Error::invalid(field, "must have at most 16 KiB in all"));
     }
     Ok(checked)
+}
+
+/// Checks a header's name and makes it lower-case.
+pub fn check_name(field: &str, name: &str) -> Result<String> {
+    let lower = name.to_ascii_lowercase();
+    if lower.len() > NAME_MAX || http::HeaderName::from_bytes(lower.as_bytes()).is_err() {
+        return Err(Error::invalid(field, "is not a header name of at most 128 bytes (RFC 9110)"));
+    }
+    if RESERVED.contains(&lower.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix))
+    {
+        return Err(Error::invalid(field, "is a header that HTTP or Hawser sets itself"));
+    }
+    Ok(lower)
 }
 
 #[cfg(test)]

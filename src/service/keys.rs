@@ -19,7 +19,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::error::{Error, ErrorKind, Result};
 use crate::domain::id::{KeyId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
-use crate::domain::principal::{Principal, Scopes};
+use crate::domain::principal::{Principal, Scope, Scopes};
 use crate::domain::project::ApiKey;
 use crate::store::{AuditEntry, Lane};
 
@@ -210,7 +210,7 @@ impl Services {
             action: "CreateApiKey",
             resource: key.id.to_string(),
             before: None,
-            after: None,
+            after: Some(summary(&key)),
         })
         .await?;
         self.commit(tx, async { Ok(key) }).await
@@ -262,7 +262,7 @@ impl Services {
             action: "RevokeApiKey",
             resource: id.to_string(),
             before: None,
-            after: None,
+            after: Some(summary(&key)),
         })
         .await?;
         let keys = self.keys.clone();
@@ -283,11 +283,25 @@ impl Services {
     }
 }
 
+/// A key for the audit log.
+fn summary(key: &ApiKey) -> String {
+    serde_json::json!({
+        "name": key.name,
+        "scopes": key.scopes.iter().map(Scope::as_str).collect::<Vec<_>>(),
+        "expires_at_ms": key.expires_at.map(Timestamp::as_millis),
+        "revoked_at_ms": key.revoked_at.map(Timestamp::as_millis),
+    })
+    .to_string()
+}
+
 /// Making keys without a server, for whoever holds the store itself.
 pub mod offline {
-    use super::{ApiKey, Error, KeyId, KeySecret, NewKey, PageRequest, ProjectId, Result, Timestamp};
+    use super::{
+        ApiKey, AuditEntry, Error, KeyId, KeySecret, Lane, NewKey, PageRequest, Principal, ProjectId, Result,
+        Timestamp, summary,
+    };
     use crate::domain::page::PAGE_MAX;
-    use crate::store::{Lane, Store};
+    use crate::store::{Store, Tx};
 
     /// Makes a key in a store that is open here.
     pub async fn create_key(store: &Store, new: NewKey) -> Result<KeySecret> {
@@ -299,6 +313,7 @@ pub mod offline {
         let key = new.made(id);
         let tx = store.begin(Lane::Service).await?;
         tx.insert_key(&key, secret.hash()).await?;
+        audit(&tx, "CreateApiKey", &key).await?;
         tx.commit().await?;
         Ok(secret)
     }
@@ -314,8 +329,23 @@ pub mod offline {
         let tx = store.begin(Lane::Service).await?;
         let key =
             tx.revoke_key(id, Timestamp::now()).await?.ok_or_else(|| Error::not_found("api_key", id))?;
+        audit(&tx, "RevokeApiKey", &key).await?;
         tx.commit().await?;
         Ok(key)
+    }
+
+    /// Whoever holds the store needs no key.
+    async fn audit(tx: &Tx, action: &'static str, key: &ApiKey) -> Result<()> {
+        let principal = Principal { origin: Some("the store itself".to_owned()), ..Principal::server() };
+        let entry = AuditEntry {
+            principal: &principal,
+            project: key.project,
+            action,
+            resource: key.id.to_string(),
+            before: None,
+            after: Some(summary(key)),
+        };
+        Ok(tx.audit(entry).await?)
     }
 }
 

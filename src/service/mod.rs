@@ -3,6 +3,8 @@
 //! Services know the engine by two handles only: events are submitted to ingest, and changes wake it. All
 //! transports call these methods, so what they enforce holds everywhere.
 
+mod audit;
+mod auto_rotation;
 mod credentials;
 mod deliveries;
 mod endpoint_states;
@@ -11,15 +13,20 @@ mod events;
 mod headers;
 mod keys;
 mod projects;
+mod rotation;
+mod secrets;
 mod subscriptions;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use endpoints::{CreatedEndpoint, EndpointField, REDACTED};
 pub use events::PublishRequest;
 pub use keys::{KeySecret, NewKey, generate_operator_key, offline};
 pub use projects::ProjectField;
+pub use rotation::{Rotation, RotationRequest};
+pub use secrets::NewSecret;
 pub use subscriptions::SubscriptionField;
 pub use watch::{Payload, Start, WatchFilter, WatchItem, WatchPayload, WatchSettings, Watcher};
 
@@ -41,6 +48,10 @@ pub struct Services {
     rules: Arc<UrlRules>,
     keys: Arc<KeyCache>,
     feed: Arc<Feed>,
+    /// Rings when an endpoint's next rotation by itself may be another.
+    rotations: Arc<tokio::sync::Notify>,
+    /// The shortest period of such rotations.
+    rotation_period_min: Duration,
 }
 
 impl Services {
@@ -50,10 +61,20 @@ impl Services {
         wake: Wake,
         rules: UrlRules,
         watch: WatchSettings,
+        rotation_period_min: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
         let feed = Feed::new(store.clone(), watch, metrics);
-        Self { store, ingest, wake, rules: Arc::new(rules), keys: Arc::default(), feed }
+        Self {
+            store,
+            ingest,
+            wake,
+            rules: Arc::new(rules),
+            keys: Arc::default(),
+            feed,
+            rotations: Arc::default(),
+            rotation_period_min,
+        }
     }
 
     /// The feed's reader: to be run for as long as the server serves.

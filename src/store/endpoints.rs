@@ -1,6 +1,7 @@
-//! Endpoints and their signing secrets.
+//! Endpoints.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect, Statement};
@@ -8,7 +9,7 @@ use uuid::Uuid;
 
 use super::Store;
 use super::error::{Result, StoreError};
-use super::routes::{from_json, millis, policy_of, secret_place};
+use super::routes::{from_json, millis, policy_of};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::attempt::ErrorClass;
@@ -17,9 +18,9 @@ use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::{
     Circuit, Endpoint, EndpointFilter, EndpointSettings, EndpointStatus, LastResponse,
 };
-use crate::domain::id::{EndpointId, ProjectId, SecretId};
+use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
-use crate::domain::secret::SigningSecret;
+use crate::domain::rotation::RotationSettings;
 
 mod entity {
     use sea_orm::entity::prelude::*;
@@ -53,6 +54,9 @@ mod entity {
         pub certificate_ends_at: Option<i64>,
         pub authorities: Option<String>,
         pub credential_version: i64,
+        pub signature: Option<String>,
+        pub rotation_period_ms: Option<i64>,
+        pub rotation_grace_ms: i64,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -91,34 +95,13 @@ impl Tx {
         for sql in [
             "DELETE FROM subscriptions WHERE endpoint_id = $1",
             "DELETE FROM secrets WHERE endpoint_id = $1",
+            "DELETE FROM rotation_requests WHERE endpoint_id = $1",
             "DELETE FROM endpoint_health WHERE endpoint_id = $1",
             "DELETE FROM endpoints WHERE id = $1",
         ] {
             self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, [id.clone()])).await?;
         }
         self.tell(EndpointChangeKind::Deleted, &next_revision(endpoint))
-    }
-
-    /// Keeps a signing secret, sealed.
-    pub async fn insert_secret(
-        &self,
-        project: ProjectId,
-        endpoint: EndpointId,
-        secret: &SigningSecret,
-        now: Timestamp,
-    ) -> Result<SecretId> {
-        let id = SecretId::new();
-        let sealed = self.store().vault().seal(&secret_place(project, id), secret.key())?;
-        let sql = "INSERT INTO secrets (id, project_id, endpoint_id, sealed, created_at) VALUES ($1, $2, $3, $4, $5)";
-        let values = [
-            id.uuid().into(),
-            project.uuid().into(),
-            endpoint.uuid().into(),
-            sealed.into(),
-            now.as_millis().into(),
-        ];
-        self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
-        Ok(id)
     }
 
     /// Notes for Watch what happened to an endpoint.
@@ -240,6 +223,11 @@ impl Store {
                 authentication: self.open_authentication(project, id, row.authentication_sealed)?,
                 client_certificate: self.open_certificate(project, id, row.client_certificate_sealed)?,
                 authorities: row.authorities,
+                signature: policy_of(row.signature)?.unwrap_or_default(),
+                rotation: RotationSettings {
+                    period: row.rotation_period_ms.map(long_millis),
+                    grace: long_millis(row.rotation_grace_ms),
+                },
             },
             status: EndpointStatus::from_code(row.status)
                 .ok_or_else(|| StoreError::Corrupt(format!("the status of {id}")))?,
@@ -297,8 +285,19 @@ impl Store {
                 .map(|certificate| certificate.ends_at.as_millis())),
             authorities: Set(settings.authorities.clone()),
             credential_version: Set(endpoint.credential_version),
+            signature: Set(Some(to_json(&settings.signature)?)),
+            rotation_period_ms: Set(settings.rotation.period.map(in_millis)),
+            rotation_grace_ms: Set(in_millis(settings.rotation.grace)),
         })
     }
+}
+
+fn long_millis(stored: i64) -> Duration {
+    Duration::from_millis(u64::try_from(stored).unwrap_or_default())
+}
+
+fn in_millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn next_revision(endpoint: &Endpoint) -> Endpoint {

@@ -5,6 +5,7 @@
 
 mod align;
 mod attempts;
+mod audit;
 mod breaker;
 mod changes;
 mod claim;
@@ -27,8 +28,10 @@ mod outcomes;
 mod partitions;
 mod probe;
 mod projects;
+mod rotations;
 mod routes;
 mod rows;
+mod secrets;
 mod silence;
 mod subscriptions;
 mod tx;
@@ -54,6 +57,7 @@ pub use ingest::{FIRST_TOKEN, FirstUse, Footing, NewDelivery, NewEvent};
 pub use lease::Lease;
 pub use notify::{Bells, Listener, Ringer};
 pub use outcomes::{Discarded, FinishedAttempt, Hold, Next, Released};
+pub use rotations::KeptReply;
 pub use tx::{AuditEntry, Tx};
 pub use vault::{MasterKey, Place, Vault};
 

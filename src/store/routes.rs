@@ -8,7 +8,6 @@ use sea_orm::{
     AccessMode, ConnectionTrait, DatabaseTransaction, DbBackend, IsolationLevel, QueryResult, Statement,
     TransactionTrait, Value,
 };
-use uuid::Uuid;
 
 use super::Store;
 use super::error::{Result, StoreError};
@@ -17,11 +16,10 @@ use super::vault::Place;
 use crate::domain::clock::Timestamp;
 use crate::domain::disable::DisablePolicy;
 use crate::domain::endpoint::{CustomHeader, EndpointStatus};
-use crate::domain::id::{EndpointId, ProjectId, SecretId};
+use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::project::PausedPolicy;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::routing::{EndpointRoute, ProjectRoutes};
-use crate::domain::secret::{LiveSecret, SigningSecret};
 use crate::domain::subscription::EventTypePattern;
 use crate::domain::url_rules::UrlRules;
 
@@ -70,11 +68,11 @@ impl Store {
         let retry: RetryPolicy = policy_of(row.try_get_by_index(2)?)?.unwrap_or_default();
         let disable: DisablePolicy = policy_of(row.try_get_by_index(3)?)?.unwrap_or_default();
 
-        let mut secrets = self.live_secrets(txn, project).await?;
+        let mut secrets = self.live_secrets(txn, project, Timestamp::now()).await?;
         let mut patterns = enabled_patterns(txn, project).await?;
         let sql = "SELECT id, url, owner_id, http_timeout_ms, retry_policy, headers_sealed, status, \
                    disable_policy, max_in_flight, authentication_sealed, client_certificate_sealed, authorities, \
-                   credential_version \
+                   credential_version, signature \
                    FROM endpoints WHERE project_id = $1";
         let mut routes = Vec::new();
         for row in query(txn, sql, project).await? {
@@ -92,6 +90,7 @@ impl Store {
                 timeout: millis(row.try_get_by_index(3)?),
                 headers: self.open_headers(project, id, row.try_get_by_index(5)?)?,
                 credentials: self.credentials_of(project, id, &row)?.map(Arc::new),
+                signature: policy_of(row.try_get_by_index(13)?)?.unwrap_or_default(),
                 secrets: secrets.remove(&id).unwrap_or_default(),
                 retry: policy_of(row.try_get_by_index(4)?)?.unwrap_or_else(|| retry.clone()),
                 disable: policy_of(row.try_get_by_index(7)?)?.unwrap_or(disable),
@@ -100,37 +99,6 @@ impl Store {
             });
         }
         Ok(Some(ProjectRoutes::new(project, version, policy, routes)))
-    }
-
-    /// Newest first, as signing wants them. Expired ones are left out; what expires later is seen at signing.
-    async fn live_secrets(
-        &self,
-        txn: &DatabaseTransaction,
-        project: ProjectId,
-    ) -> Result<HashMap<EndpointId, Vec<LiveSecret>>> {
-        let sql =
-            "SELECT id, endpoint_id, sealed, expires_at FROM secrets WHERE project_id = $1 ORDER BY id DESC";
-        let now = Timestamp::now();
-        let mut live: HashMap<EndpointId, Vec<LiveSecret>> = HashMap::new();
-        for row in query(txn, sql, project).await? {
-            let id: Uuid = row.try_get_by_index(0)?;
-            let sealed: Vec<u8> = row.try_get_by_index(2)?;
-            let expires_at: Option<i64> = row.try_get_by_index(3)?;
-            let expires_at = expires_at.map(Timestamp::from_millis);
-            if expires_at.is_some_and(|end| end <= now) {
-                continue;
-            }
-            let key = self.vault().open(&secret_place(project, SecretId::from_uuid(id)), &sealed)?;
-            let secret = SigningSecret::from_key(key.expose().to_vec())
-                .map_err(|_| StoreError::Corrupt("a signing secret's length".to_owned()))?;
-            let endpoint = EndpointId::from_uuid(row.try_get_by_index(1)?);
-            live.entry(endpoint).or_default().push(LiveSecret {
-                id: SecretId::from_uuid(id),
-                secret,
-                expires_at,
-            });
-        }
-        Ok(live)
     }
 
     /// Opens an endpoint's custom headers.
@@ -186,11 +154,6 @@ async fn query(txn: &DatabaseTransaction, sql: &str, project: ProjectId) -> Resu
 /// Where an endpoint's sealed headers live.
 fn headers_place(project: ProjectId, endpoint: EndpointId) -> Place {
     Place { table: "endpoints", column: "headers_sealed", row: endpoint.uuid(), project: Some(project) }
-}
-
-/// Where a sealed signing secret lives.
-pub(super) fn secret_place(project: ProjectId, secret: SecretId) -> Place {
-    Place { table: "secrets", column: "sealed", row: secret.uuid(), project: Some(project) }
 }
 
 pub(super) fn from_json<T: serde::de::DeserializeOwned>(json: &str) -> Result<T> {

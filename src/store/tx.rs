@@ -107,7 +107,7 @@ impl Tx {
         let values = [
             Value::from(AuditId::new().uuid()),
             Value::from(entry.project.map(ProjectId::uuid)),
-            Value::from(entry.principal.key_id.uuid()),
+            Value::from((!entry.principal.is_server()).then(|| entry.principal.key_id.uuid())),
             Value::from(entry.action),
             Value::from(entry.resource),
             Value::from(entry.principal.origin.clone()),

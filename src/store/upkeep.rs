@@ -9,12 +9,20 @@ use crate::domain::clock::Timestamp;
 const EXPIRED_BATCH: i64 = 5000;
 
 impl Store {
-    /// Forgets idempotency keys whose time is up; a bounded number each time.
+    /// Forgets idempotency keys and request ids whose time is up; a bounded number each time.
     pub async fn forget_expired_keys(&self) -> Result<()> {
-        let sql = "DELETE FROM idempotency_keys WHERE (project_id, key) IN \
-                   (SELECT project_id, key FROM idempotency_keys WHERE expires_at <= $1 LIMIT $2)";
-        let values = [Value::from(Timestamp::now().as_millis()), Value::from(EXPIRED_BATCH)];
-        self.inner.engine.execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        for sql in [
+            "DELETE FROM idempotency_keys WHERE (project_id, key) IN \
+             (SELECT project_id, key FROM idempotency_keys WHERE expires_at <= $1 LIMIT $2)",
+            "DELETE FROM rotation_requests WHERE (project_id, request_id) IN \
+             (SELECT project_id, request_id FROM rotation_requests WHERE expires_at <= $1 LIMIT $2)",
+        ] {
+            let values = [Value::from(Timestamp::now().as_millis()), Value::from(EXPIRED_BATCH)];
+            self.inner
+                .engine
+                .execute_raw(Statement::from_sql_and_values(self.backend(), sql, values))
+                .await?;
+        }
         Ok(())
     }
 

@@ -79,12 +79,19 @@ async fn another_projects_ids_are_not_found(database: Database) {
     let event = world.publish_to(&endpoint, b"{}").await.event_id;
     let delivery = until(&mut watch, &event, pb::DeliveryStatus::Success).await.id;
 
+    let list = pb::ListSecretsRequest { endpoint_id: endpoint.id.clone(), ..Default::default() };
+    let secrets = world.client.secrets().list_secrets(list).await.expect("listed").into_inner().secrets;
+    let secret = secrets[0].id.clone();
+
     let (foreign_project, foreign) = project(&world.operator, pb::PausedPolicy::Discard).await;
     let foreign = world.client.with_key(&Key::new(foreign)).expect("a key");
     // With its own project implied, and with the other one named.
     for named in ["", world.project.as_str()] {
-        for (path, status) in attempts(&foreign, named, &endpoint, &subscription, &event, &delivery).await {
-            let listing = path.contains("/List") || path.contains("/Watch");
+        for (path, status) in
+            attempts(&foreign, named, &endpoint, &subscription, &event, &delivery, &secret).await
+        {
+            let listing =
+                path.contains("/Watch") || (path.contains("/List") && !path.ends_with("/ListSecrets"));
             if named.is_empty() && listing {
                 continue;
             }
@@ -109,6 +116,7 @@ async fn attempts(
     subscription: &pb::Subscription,
     event: &str,
     delivery: &str,
+    secret_id: &str,
 ) -> Vec<(&'static str, Status)> {
     let (project_id, endpoint_id) = (named.to_owned(), endpoint.id.clone());
     let (event_id, delivery_id) = (event.to_owned(), delivery.to_owned());
@@ -290,6 +298,44 @@ async fn attempts(
         deliveries,
         retry_delivery,
         RetryDeliveryRequest { project_id: project_id.clone(), delivery_id }
+    );
+    call!(
+        "/hawser.v1.SecretService/RotateSecret",
+        secrets,
+        rotate_secret,
+        RotateSecretRequest {
+            project_id: project_id.clone(),
+            endpoint_id: endpoint_id.clone(),
+            ..Default::default()
+        }
+    );
+    call!(
+        "/hawser.v1.SecretService/ListSecrets",
+        secrets,
+        list_secrets,
+        ListSecretsRequest {
+            project_id: project_id.clone(),
+            endpoint_id: endpoint_id.clone(),
+            ..Default::default()
+        }
+    );
+    call!(
+        "/hawser.v1.SecretService/RevealSecret",
+        secrets,
+        reveal_secret,
+        RevealSecretRequest { project_id: project_id.clone(), secret_id: secret_id.to_owned() }
+    );
+    call!(
+        "/hawser.v1.SecretService/ExpireSecret",
+        secrets,
+        expire_secret,
+        ExpireSecretRequest { project_id: project_id.clone(), secret_id: secret_id.to_owned() }
+    );
+    call!(
+        "/hawser.v1.AuditService/ListAuditEvents",
+        audit,
+        list_audit_events,
+        ListAuditEventsRequest { project_id: project_id.clone(), ..Default::default() }
     );
     call!("/hawser.v1.WatchService/Watch", watches, watch, WatchRequest { project_id, ..Default::default() });
     let covered: BTreeSet<String> = results.iter().map(|(path, _)| (*path).to_owned()).collect();

@@ -6,6 +6,7 @@
 mod support;
 
 mod access;
+mod audit;
 mod authentication;
 mod batch;
 mod breaker;
@@ -32,7 +33,10 @@ mod probe;
 mod publish_stream;
 mod readiness;
 mod retry;
+mod rotation;
+mod rotation_live;
 mod shutdown;
+mod signing;
 mod stale;
 mod states;
 mod surface;

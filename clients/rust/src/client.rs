@@ -141,6 +141,17 @@ impl Client {
             .max_decoding_message_size(MESSAGE_MAX)
     }
 
+    /// Signing secrets.
+    pub fn secrets(&self) -> pb::secret_service_client::SecretServiceClient<Channel> {
+        pb::secret_service_client::SecretServiceClient::new(self.channel.clone())
+    }
+
+    /// The audit log.
+    pub fn audit(&self) -> pb::audit_service_client::AuditServiceClient<Channel> {
+        pb::audit_service_client::AuditServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_MAX)
+    }
+
     /// Deliveries and attempts.
     pub fn deliveries(&self) -> pb::delivery_service_client::DeliveryServiceClient<Channel> {
         pb::delivery_service_client::DeliveryServiceClient::new(self.channel.clone())

@@ -7,6 +7,7 @@ pub mod feed;
 pub mod pki;
 pub mod proxy;
 pub mod receiver;
+pub mod secrets;
 pub mod server;
 pub mod sql;
 pub mod stale;

@@ -110,7 +110,7 @@ pub async fn project(operator: &Client, policy: pb::PausedPolicy) -> (String, St
     let request = pb::CreateProjectRequest { project: Some(project) };
     let project = operator.projects().create_project(request).await.expect("created").into_inner().project;
     let project = project.expect("a project").id;
-    let key = key(operator, &project, &(1..=7).collect::<Vec<_>>()).await;
+    let key = key(operator, &project, &(1..=9).collect::<Vec<_>>()).await;
     (project, key)
 }
 
