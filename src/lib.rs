@@ -9,7 +9,7 @@
 //! | [`app`] | puts the parts together, starts and stops them | everything |
 //! | [`config`] | reads and checks settings | settings of the parts |
 //! | [`grpc`] | the contract's handlers, authentication, errors, health | service, domain |
-//! | [`http`] | the admin listener: metrics, health | service, domain |
+//! | [`http`] | the admin listener: metrics, health; the portal's: public keys | service, domain |
 //! | [`service`] | the use cases: authorise, validate, store, wake | domain, store, handles of the engine |
 //! | [`engine`] | moves deliveries | domain, store, dispatch |
 //! | [`dispatch`] | one guarded HTTP attempt | domain |

@@ -112,7 +112,7 @@ async fn spawn(binary: &Path, postgres: Option<&str>, folder: &Path) -> anyhow::
     let log = std::fs::File::create(folder.join("log"))?;
     let mut command = Command::new(binary);
     command
-        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--portal-listen", "off"])
         .args(["--allow-http", "--allow-net", "127.0.0.0/8"])
         .arg("--data")
         .arg(folder)

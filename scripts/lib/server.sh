@@ -2,7 +2,7 @@
 # the script ends. How the program is started is written here and nowhere else.
 # shellcheck shell=bash
 
-# server_start: starts it and sets HAWSER_ADDR and HAWSER_OPERATOR_KEY for whoever is to call it.
+# server_start: starts it and sets HAWSER_ADDR, HAWSER_PORTAL and HAWSER_OPERATOR_KEY for whoever is to call it.
 server_start() {
   if [ -z "${HAWSER_BIN:-}" ]; then
     (cd "$root" && cargo build --locked --bin hawser)
@@ -11,14 +11,15 @@ server_start() {
   local pid
   temp_dir server
   HAWSER_OPERATOR_KEY=$("$HAWSER_BIN" keys generate)
-  export HAWSER_ADDR HAWSER_OPERATOR_KEY
+  export HAWSER_ADDR HAWSER_PORTAL HAWSER_OPERATOR_KEY
 
-  "${die_with_us[@]}" TERM "$HAWSER_BIN" serve --data "$temp/data" --listen 127.0.0.1:0 --admin-listen off --ready-file "$temp/ready" \
-    --allow-http --allow-net 127.0.0.0/8 >"$temp/log" 2>&1 &
+  "${die_with_us[@]}" TERM "$HAWSER_BIN" serve --data "$temp/data" --listen 127.0.0.1:0 --admin-listen off --portal-listen 127.0.0.1:0 \
+    --ready-file "$temp/ready" --allow-http --allow-net 127.0.0.0/8 >"$temp/log" 2>&1 &
   pid=$!
   for _ in {1..1500}; do
     if [ -s "$temp/ready" ]; then
       HAWSER_ADDR=$(sed -n 's/.*"grpc":"\([^"]*\)".*/\1/p' "$temp/ready")
+      HAWSER_PORTAL=$(sed -n 's/.*"portal":"\([^"]*\)".*/\1/p' "$temp/ready")
       "$HAWSER_BIN" health --addr "http://$HAWSER_ADDR" >/dev/null || die "the server is not healthy"
       at_exit stop_process "$pid" TERM 30
       return 0

@@ -20,7 +20,7 @@ use crate::dispatch::Dispatcher;
 use crate::domain::clock::Timestamp;
 use crate::engine::Engine;
 use crate::grpc::{GrpcServer, Health, Identity};
-use crate::http::AdminServer;
+use crate::http::{AdminServer, PortalServer};
 use crate::metrics::Metrics;
 use crate::service::{KeySecret, Services};
 use crate::store::Store;
@@ -87,6 +87,7 @@ impl App {
         let listener = listen(config.listen).await?;
         let address = listener.local_addr()?;
         let health = Health::new(readiness.subscribe(), stop_serving.clone());
+        let portal_server = PortalServer::new(services.clone());
         let server =
             GrpcServer::new(services, health, config.grpc, identity, metrics.clone(), stop_serving.clone())
                 .map_err(|error| anyhow::anyhow!("the gRPC server cannot be set up: {error}"))?;
@@ -99,12 +100,20 @@ impl App {
             let admin = AdminServer { metrics, ready: readiness.subscribe() };
             tasks.spawn(admin.run(listener, stop_tasks.clone()));
         }
+        let portal = match config.portal_listen {
+            Some(address) => Some(listen(address).await.context("portal-listen")?),
+            None => None,
+        };
+        let portal_address = portal.as_ref().map(TcpListener::local_addr).transpose()?;
+        if let Some(listener) = portal {
+            tasks.spawn(portal_server.run(listener, stop_serving.clone()));
+        }
         let server = tokio::spawn(server.run(listener));
         readiness.begin();
         let ready = tokio::spawn(readiness.run(store.clone(), stop_ready.clone()));
         tracing::info!(%address, store = %place, "serving");
         if let Some(path) = &config.ready_file {
-            write_ready(path, address, admin_address)?;
+            write_ready(path, address, admin_address, portal_address)?;
         }
         Ok(Self {
             address,
@@ -198,9 +207,14 @@ async fn flush_key_uses(services: Services, stop: CancellationToken) {
 }
 
 /// Tells whoever started the server where it listens. Written as a whole, so that a reader never sees half.
-fn write_ready(path: &Path, grpc: SocketAddr, admin: Option<SocketAddr>) -> anyhow::Result<()> {
+fn write_ready(
+    path: &Path,
+    grpc: SocketAddr,
+    admin: Option<SocketAddr>,
+    portal: Option<SocketAddr>,
+) -> anyhow::Result<()> {
     let draft = path.with_added_extension("new");
-    let text = format!("{}\n", serde_json::json!({ "grpc": grpc, "admin": admin }));
+    let text = format!("{}\n", serde_json::json!({ "grpc": grpc, "admin": admin, "portal": portal }));
     std::fs::write(&draft, text)
         .and_then(|()| std::fs::rename(&draft, path))
         .with_context(|| format!("cannot write {}", path.display()))

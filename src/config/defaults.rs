@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use super::{ADMIN_PORT, AdminListen, LogFormat, Options, PORT};
+use super::{ADMIN_PORT, ListenOrOff, LogFormat, Options, PORT, PORTAL_PORT};
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::event::FanOut;
 use crate::domain::rotation::PERIOD_MIN;
@@ -25,8 +25,12 @@ pub fn listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], PORT))
 }
 
-pub fn admin_listen() -> AdminListen {
-    AdminListen::At(SocketAddr::from(([127, 0, 0, 1], ADMIN_PORT)))
+pub fn admin_listen() -> ListenOrOff {
+    ListenOrOff::At(SocketAddr::from(([127, 0, 0, 1], ADMIN_PORT)))
+}
+
+pub fn portal_listen() -> ListenOrOff {
+    ListenOrOff::At(SocketAddr::from(([127, 0, 0, 1], PORTAL_PORT)))
 }
 
 impl Options {
@@ -45,6 +49,7 @@ impl Options {
             connections_max: Some(CONNECTIONS_MAX),
             connection_age: Some(CONNECTION_AGE),
             admin_listen: Some(admin_listen()),
+            portal_listen: Some(portal_listen()),
             watch_streams: Some(WATCH_STREAMS),
             watch_lag_max: Some(WATCH_LAG),
             changes_retention: Some(CHANGES_RETENTION),

@@ -18,7 +18,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 pub use keys::{KeyFile, read_master_keys, read_operator_key, write_operator_key};
-pub use options::{AdminListen, LogFormat, Options};
+pub use options::{ListenOrOff, LogFormat, Options};
 pub use show::{Source, show};
 
 use crate::dispatch::DispatchSettings;
@@ -40,6 +40,7 @@ pub struct Config {
     pub grpc: GrpcSettings,
     pub tls: Option<GrpcTls>,
     pub admin_listen: Option<SocketAddr>,
+    pub portal_listen: Option<SocketAddr>,
     pub store: StoreSettings,
     pub engine: EngineSettings,
     pub dispatch: DispatchSettings,
@@ -63,8 +64,9 @@ impl std::fmt::Debug for OperatorKey {
 }
 
 const LEASE_RANGE: std::ops::RangeInclusive<u64> = 3..=300;
-/// gRPC's port, and the admin listener's.
+/// gRPC's port, the portal's, and the admin listener's.
 pub const PORT: u16 = 8610;
+pub const PORTAL_PORT: u16 = 8611;
 pub const ADMIN_PORT: u16 = 8612;
 
 /// Whether a key that is missing is made.
@@ -129,10 +131,8 @@ impl Config {
             listen: options.listen.unwrap_or_else(defaults::listen),
             grpc: options.grpc()?,
             tls: options.tls()?,
-            admin_listen: match options.admin_listen.unwrap_or_else(defaults::admin_listen) {
-                AdminListen::At(address) => Some(address),
-                AdminListen::Off => None,
-            },
+            admin_listen: options.admin_listen.unwrap_or_else(defaults::admin_listen).address(),
+            portal_listen: options.portal_listen.unwrap_or_else(defaults::portal_listen).address(),
             store: StoreSettings { url, vault, migrate: options.migrate.unwrap_or(true), read_connections },
             engine: EngineSettings {
                 lanes,

@@ -78,7 +78,11 @@ pub struct Options {
 
     /// Address for /metrics and /healthz, without a key; or off [default: 127.0.0.1:8612]
     #[arg(long, value_name = "ADDRESS", env = "HAWSER_ADMIN_LISTEN")]
-    pub admin_listen: Option<AdminListen>,
+    pub admin_listen: Option<ListenOrOff>,
+
+    /// Address for what customers may reach, so far the public keys of endpoints; or off [default: 127.0.0.1:8611]
+    #[arg(long, value_name = "ADDRESS", env = "HAWSER_PORTAL_LISTEN")]
+    pub portal_listen: Option<ListenOrOff>,
 
     /// Keys that secrets are sealed with, VERSION:BASE64[,VERSION:BASE64…] [default: master.key in the data folder]
     #[arg(long, value_name = "KEYS", env = "HAWSER_MASTER_KEY", hide_env_values = true)]
@@ -184,15 +188,24 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where the admin listener is, if anywhere.
+/// Where a listener is, if anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum AdminListen {
+pub enum ListenOrOff {
     Off,
     At(SocketAddr),
 }
 
-impl FromStr for AdminListen {
+impl ListenOrOff {
+    pub const fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::At(address) => Some(address),
+            Self::Off => None,
+        }
+    }
+}
+
+impl FromStr for ListenOrOff {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -203,7 +216,7 @@ impl FromStr for AdminListen {
     }
 }
 
-impl TryFrom<String> for AdminListen {
+impl TryFrom<String> for ListenOrOff {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -211,11 +224,11 @@ impl TryFrom<String> for AdminListen {
     }
 }
 
-impl From<AdminListen> for String {
-    fn from(listen: AdminListen) -> Self {
+impl From<ListenOrOff> for String {
+    fn from(listen: ListenOrOff) -> Self {
         match listen {
-            AdminListen::Off => "off".to_owned(),
-            AdminListen::At(address) => address.to_string(),
+            ListenOrOff::Off => "off".to_owned(),
+            ListenOrOff::At(address) => address.to_string(),
         }
     }
 }
@@ -249,6 +262,7 @@ impl Options {
             connections_max: self.connections_max.or(file.connections_max),
             connection_age: self.connection_age.or(file.connection_age),
             admin_listen: self.admin_listen.or(file.admin_listen),
+            portal_listen: self.portal_listen.or(file.portal_listen),
             master_key: self.master_key.or(file.master_key),
             operator_key: self.operator_key.or(file.operator_key),
             allow_http: self.allow_http.or(file.allow_http),

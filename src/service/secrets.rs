@@ -7,7 +7,7 @@ use crate::domain::id::{EndpointId, ProjectId, SecretId};
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::principal::{Principal, Scope};
 use crate::domain::rotation::{SecretInfo, SecretState};
-use crate::domain::secret::{SecretKind, SigningSecret};
+use crate::domain::secret::{PublicKey, SecretKind, SigningSecret};
 use crate::domain::signature::SignatureSettings;
 use crate::store::{AuditEntry, Lane, Tx};
 
@@ -40,6 +40,11 @@ impl Services {
         found(self.store.endpoint(project, endpoint).await?, "endpoint", endpoint)?;
         let secrets = self.store.secrets_of(project, endpoint, page).await?;
         Ok((secrets, self.store.rotation_due(endpoint).await?))
+    }
+
+    /// The public keys that an endpoint signs by now. Nobody need be anyone to see them.
+    pub async fn public_keys(&self, endpoint: EndpointId) -> Result<Vec<(SecretId, PublicKey)>> {
+        Ok(self.store.public_keys(endpoint, Timestamp::now()).await?)
     }
 
     /// The value of a live secret, once it is written down who saw it.

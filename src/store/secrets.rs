@@ -13,7 +13,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::id::{EndpointId, ProjectId, SecretId};
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::rotation::SecretInfo;
-use crate::domain::secret::{LiveSecret, SecretKind, SigningSecret};
+use crate::domain::secret::{LiveSecret, PublicKey, SecretKind, SigningSecret};
 
 const COLUMNS: &str = "id, endpoint_id, kind, sealed, created_at, expires_at";
 
@@ -175,6 +175,28 @@ impl Store {
             });
         }
         Ok(live)
+    }
+
+    /// The public keys that an endpoint signs by now, newest first; whosever it is, because they are public.
+    pub async fn public_keys(
+        &self,
+        endpoint: EndpointId,
+        now: Timestamp,
+    ) -> Result<Vec<(SecretId, PublicKey)>> {
+        let sql = "SELECT id, project_id, sealed FROM secrets WHERE endpoint_id = $1 AND kind = $2 \
+                   AND (expires_at IS NULL OR expires_at > $3) ORDER BY id DESC";
+        let kind = SecretKind::Ed25519.code();
+        let values = [endpoint.uuid().into(), kind.into(), now.as_millis().into()];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        let mut keys = Vec::new();
+        for row in self.reader().query_all_raw(statement).await? {
+            let id = SecretId::from_uuid(row.try_get_by_index(0)?);
+            let project = ProjectId::from_uuid(row.try_get_by_index(1)?);
+            let sealed: Vec<u8> = row.try_get_by_index(2)?;
+            let secret = self.open_secret(project, id, kind, &sealed)?;
+            keys.extend(secret.public_key().map(|key| (id, key)));
+        }
+        Ok(keys)
     }
 
     fn open_secret(

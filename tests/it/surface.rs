@@ -51,7 +51,16 @@ async fn too_large_messages_are_refused(database: Database) {
 async fn a_sqlite_file_has_one_process() {
     let world = World::new(Database::sqlite()).await;
     let second = Command::new(env!("CARGO_BIN_EXE_hawser"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--data"])
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "off",
+            "--portal-listen",
+            "off",
+            "--data",
+        ])
         .arg(world.server.data())
         .output()
         .await
@@ -66,7 +75,18 @@ async fn a_wrong_master_key_is_named_at_start() {
     world.server.terminate().await;
     let key = "1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let wrong = Command::new(env!("CARGO_BIN_EXE_hawser"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--master-key", key, "--data"])
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "off",
+            "--portal-listen",
+            "off",
+            "--master-key",
+            key,
+            "--data",
+        ])
         .arg(world.server.data())
         .output()
         .await

@@ -16,7 +16,7 @@ use hawser_client::{Client, Key};
 use super::serve::stop_signal;
 use super::{logging, watch};
 use crate::app::App;
-use crate::config::{AdminListen, Config, LogFormat, Options};
+use crate::config::{Config, ListenOrOff, LogFormat, Options};
 use receiver::Receiver;
 use scenario::Scenario;
 
@@ -57,7 +57,8 @@ impl Demo {
         let options = Options {
             data: Some(folder.to_owned()),
             listen: Some(self.listen),
-            admin_listen: Some(AdminListen::Off),
+            admin_listen: Some(ListenOrOff::Off),
+            portal_listen: Some(ListenOrOff::Off),
             allow_http: Some(true),
             allow_net: vec!["127.0.0.0/8".to_owned()],
             ..Options::default()

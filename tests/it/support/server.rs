@@ -19,6 +19,7 @@ pub struct Server {
     starts: usize,
     address: String,
     admin: String,
+    portal: String,
 }
 
 impl Server {
@@ -64,6 +65,7 @@ impl Server {
             starts: 0,
             address: String::new(),
             admin: String::new(),
+            portal: String::new(),
         };
         server.spawn().await;
         server
@@ -77,7 +79,8 @@ impl Server {
         let log = std::fs::File::create(self.log_path()).expect("a log file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_hawser"));
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .args(["--portal-listen", "127.0.0.1:0", "--data"])
             .arg(self.folder.path())
             .arg("--ready-file")
             .arg(&ready)
@@ -97,6 +100,7 @@ impl Server {
         let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         self.address = json["grpc"].as_str().expect("an address").to_owned();
         self.admin = json["admin"].as_str().expect("an address").to_owned();
+        self.portal = json["portal"].as_str().expect("an address").to_owned();
     }
 
     /// Waits for a file that the server writes.
@@ -132,6 +136,11 @@ impl Server {
     /// HOST:PORT of the admin listener.
     pub fn admin(&self) -> &str {
         &self.admin
+    }
+
+    /// HOST:PORT of the portal.
+    pub fn portal(&self) -> &str {
+        &self.portal
     }
 
     pub async fn operator_key(&mut self) -> String {
