@@ -8,21 +8,16 @@ HAWSER_OPERATOR_KEY, and HAWSER_KEEP, a file that gets the received requests for
 import base64
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import grpc
-import grpc_tools
 import standardwebhooks
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from grpc_tools import protoc
 
+from calls import PATIENCE, bearer, connect, generate
 from receiver import Receiver
-
-# Well beyond what anything here takes; a test that waits longer has found a fault.
-PATIENCE = 20
 
 # Bodies that a service which parses and prints JSON again would change.
 PAYLOADS = {
@@ -35,22 +30,6 @@ PAYLOADS = {
 }
 # No official library takes bytes that are not text; that these arrive unchanged is checked all the same.
 INVALID_UTF8 = b'{"x":"\xff\xfe\x00"}'
-
-
-def generate(out):
-    """Generates the client from proto/, as a user would."""
-    proto = Path(__file__).resolve().parents[3] / "proto"
-    included = Path(grpc_tools.__file__).parent / "_proto"
-    # google.api comes ready-made with grpcio-status.
-    files = [str(file) for part in ("buf", "hawser") for file in sorted((proto / part).rglob("*.proto"))]
-    options = [f"-I{proto}", f"-I{included}", f"--python_out={out}", f"--grpc_python_out={out}"]
-    if protoc.main(["protoc", *options, *files]) != 0:
-        raise SystemExit("protoc refused the contract")
-    sys.path.insert(0, out)
-
-
-def bearer(key):
-    return [("authorization", f"Bearer {key}")]
 
 
 def expect_error(code, call, *args, **kwargs):
@@ -88,8 +67,7 @@ def run(generated):
         watch_service_pb2_grpc,
     )
 
-    channel = grpc.insecure_channel(os.environ["HAWSER_ADDR"])
-    grpc.channel_ready_future(channel).result(timeout=PATIENCE)
+    channel = connect()
     projects = project_service_pb2_grpc.ProjectServiceStub(channel)
     endpoints = endpoint_service_pb2_grpc.EndpointServiceStub(channel)
     events = event_service_pb2_grpc.EventServiceStub(channel)
