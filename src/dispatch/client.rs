@@ -18,6 +18,7 @@ use super::failure::{Failure, seconds};
 use super::identities::Identities;
 use super::resolver::Resolver;
 use super::tls::Tls;
+use super::tokens::Tokens;
 use crate::domain::address::AddressPolicy;
 use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::domain::clock::Timestamp;
@@ -119,6 +120,7 @@ pub struct Dispatcher {
     client: HttpClient,
     connector: Connector,
     identities: Arc<Identities>,
+    pub(super) tokens: Tokens,
 }
 
 impl Dispatcher {
@@ -133,7 +135,7 @@ impl Dispatcher {
         let make = move |connector| client(connector, idle_timeout, idle_per_host);
         let client = make(connector.clone());
         let identities = Arc::new(Identities::new(tls, connector.clone(), make));
-        Ok(Self { client, connector, identities })
+        Ok(Self { client, connector, identities, tokens: Tokens::default() })
     }
 
     /// Makes one attempt. Redirects are not followed, proxies and cookies do not exist.

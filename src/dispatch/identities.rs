@@ -1,14 +1,14 @@
 //! One pool of connections for each TLS identity: an endpoint with a client certificate or with authorities of its
 //! own shares its connections with no other, nor with what it was before a change.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::client::HttpClient;
 use super::connector::Connector;
 use super::failure::Failure;
 use super::identity;
+use super::kept::Kept;
 use super::tls::Tls;
 use crate::domain::attempt::ErrorClass;
 use crate::domain::clock::Timestamp;
@@ -27,19 +27,7 @@ pub(super) struct Identities {
     tls: Tls,
     connector: Connector,
     make: Box<MakeClient>,
-    kept: Mutex<Kept>,
-}
-
-#[derive(Default)]
-struct Kept {
-    pools: HashMap<EndpointId, Pool>,
-    swept_at: Option<Instant>,
-}
-
-struct Pool {
-    version: i64,
-    client: HttpClient,
-    used_at: Instant,
+    kept: Mutex<Kept<HttpClient>>,
 }
 
 impl Identities {
@@ -48,7 +36,7 @@ impl Identities {
         connector: Connector,
         make: impl Fn(Connector) -> HttpClient + Send + Sync + 'static,
     ) -> Self {
-        Self { tls, connector, make: Box::new(make), kept: Mutex::default() }
+        Self { tls, connector, make: Box::new(make), kept: Mutex::new(Kept::new(KEPT, UNUSED)) }
     }
 
     /// The client for an endpoint. A certificate that has expired, or cannot be used, fails before anything is
@@ -59,20 +47,8 @@ impl Identities {
         credentials: &Credentials,
     ) -> Result<HttpClient, Failure> {
         check_expiry(credentials)?;
-        let now = Instant::now();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.sweep(now);
-        if let Some(pool) = kept.pools.get_mut(&endpoint)
-            && pool.version == credentials.version
-        {
-            pool.used_at = now;
-            return Ok(pool.client.clone());
-        }
-        let client = self.fresh(credentials)?;
-        kept.make_room();
-        let pool = Pool { version: credentials.version, client: client.clone(), used_at: now };
-        kept.pools.insert(endpoint, pool);
-        Ok(client)
+        kept.get(endpoint, credentials.version, || self.fresh(credentials))
     }
 
     /// A client whose connections are for one use.
@@ -101,25 +77,6 @@ impl Identities {
             Failure::new(ErrorClass::Certificate, "the certificates cannot be used")
         })?;
         Ok((self.make)(self.connector.with_tls(config)))
-    }
-}
-
-impl Kept {
-    fn sweep(&mut self, now: Instant) {
-        if self.swept_at.is_none_or(|at| now.duration_since(at) >= UNUSED / 5) {
-            self.swept_at = Some(now);
-            self.pools.retain(|_, pool| now.duration_since(pool.used_at) < UNUSED);
-        }
-    }
-
-    fn make_room(&mut self) {
-        if self.pools.len() < KEPT {
-            return;
-        }
-        let oldest = self.pools.iter().min_by_key(|(_, pool)| pool.used_at).map(|(endpoint, _)| *endpoint);
-        if let Some(oldest) = oldest {
-            self.pools.remove(&oldest);
-        }
     }
 }
 

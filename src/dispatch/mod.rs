@@ -5,16 +5,22 @@
 //! time; `connector` resolves, checks every address, dials and speaks TLS, or the pool gives a connection
 //! that was checked before; `capture` keeps a bounded piece of the answer; `failure` names what went wrong.
 
+pub mod assertion;
 mod capture;
 mod client;
 mod connector;
+mod exchange;
 mod failure;
 mod identities;
 pub mod identity;
+mod kept;
 mod resolver;
 mod tls;
+mod tokens;
 
 #[cfg(test)]
 mod tests;
 
 pub use client::{DispatchSettings, Dispatcher, Identity, OutboundRequest, SetupError};
+pub use exchange::{Exchange, Grant};
+pub use tokens::{Token, TokenError};

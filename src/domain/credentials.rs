@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::clock::Timestamp;
 use super::secret::SecretText;
+use super::url_rules::EndpointUrl;
 
 /// A header or a token that goes along with each request.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -27,6 +28,61 @@ pub enum AuthMethod {
     ApiKey { header_name: String },
     /// RFC 7617.
     BasicAuth { username: String },
+    /// A bearer token, by client credentials.
+    OAuth2(Box<OAuth2>),
+}
+
+/// Where tokens come from, and how they are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct OAuth2 {
+    /// Canonical text.
+    pub token_url: String,
+    pub client_id: String,
+    /// Empty: not asked for.
+    pub scope: String,
+    /// Empty: not asked for.
+    pub audience: String,
+    pub client: ClientProof,
+    pub fields: TokenFields,
+}
+
+/// How the client proves itself to the token server. The secret beside it is the shared one, or a private JWK.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum ClientProof {
+    /// In the body, or by HTTP Basic.
+    SharedSecret { in_header: bool },
+    /// A JWT by ES256. Empty: the client's id, and the token URL as the audience.
+    Assertion { key_id: String, issuer: String, subject: String, audience: String },
+}
+
+/// What a token server calls the parts of its answer; empty where it does as the RFC says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TokenFields {
+    pub access_token: String,
+    pub token_type: String,
+    pub expires_in: String,
+    pub unit: LifeUnit,
+}
+
+/// What a token's life is counted in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum LifeUnit {
+    Milliseconds,
+    #[default]
+    Seconds,
+    Minutes,
+    Hours,
+}
+
+impl LifeUnit {
+    pub const fn seconds(self) -> f64 {
+        match self {
+            Self::Milliseconds => 0.001,
+            Self::Seconds => 1.0,
+            Self::Minutes => 60.0,
+            Self::Hours => 3600.0,
+        }
+    }
 }
 
 impl Authentication {
@@ -34,11 +90,11 @@ impl Authentication {
     pub fn header_name(&self) -> &str {
         match &self.method {
             AuthMethod::ApiKey { header_name } => header_name,
-            AuthMethod::BasicAuth { .. } => "authorization",
+            AuthMethod::BasicAuth { .. } | AuthMethod::OAuth2(_) => "authorization",
         }
     }
 
-    /// That header; none where HTTP cannot carry it. Marked as sensitive.
+    /// That header; none where HTTP cannot carry it, or a token must be fetched first. Marked as sensitive.
     pub fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         let value = match &self.method {
             AuthMethod::ApiKey { .. } => HeaderValue::from_str(self.secret.expose()),
@@ -47,15 +103,26 @@ impl Authentication {
                 let value = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
                 HeaderValue::from_str(&value)
             }
+            AuthMethod::OAuth2(_) => return None,
         };
         let mut value = value.ok()?;
         value.set_sensitive(true);
         Some((HeaderName::try_from(self.header_name()).ok()?, value))
     }
 
-    /// Takes over the stored secret, where it is one of the same method.
+    /// Takes over the stored secret, where it is one of the same method; one of a token server's only for the same
+    /// server, or whoever may change an endpoint could have it sent to themselves.
     pub fn keep_secret_of(&mut self, stored: &Self) {
-        if std::mem::discriminant(&stored.method) == std::mem::discriminant(&self.method) {
+        let same = match (&self.method, &stored.method) {
+            (AuthMethod::ApiKey { .. }, AuthMethod::ApiKey { .. })
+            | (AuthMethod::BasicAuth { .. }, AuthMethod::BasicAuth { .. }) => true,
+            (AuthMethod::OAuth2(new), AuthMethod::OAuth2(old)) => {
+                new.token_url == old.token_url
+                    && std::mem::discriminant(&new.client) == std::mem::discriminant(&old.client)
+            }
+            _ => false,
+        };
+        if same {
             self.secret.clone_from(&stored.secret);
         }
     }
@@ -85,9 +152,16 @@ pub struct Credentials {
     pub client_certificate: Option<ClientCertificate>,
     /// Certificates, in PEM, that are trusted instead of the server's.
     pub authorities: Option<String>,
+    /// Where tokens come from; none where there are none, or today's rules forbid it.
+    pub token_url: Option<EndpointUrl>,
 }
 
 impl Credentials {
+    /// Whether requests need a token, which must be fetched.
+    pub fn need_token(&self) -> bool {
+        matches!(&self.authentication, Some(Authentication { method: AuthMethod::OAuth2(_), .. }))
+    }
+
     /// Whether connections made with them can be used for nothing else.
     pub const fn has_tls_identity(&self) -> bool {
         self.client_certificate.is_some() || self.authorities.is_some()

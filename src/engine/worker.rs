@@ -7,10 +7,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::Shared;
 use super::turn::Outcome;
-use crate::dispatch::{Identity, OutboundRequest};
+use crate::dispatch::{Identity, OutboundRequest, Token, TokenError};
 use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::domain::clock::Timestamp;
-use crate::domain::credentials::Authentication;
+use crate::domain::credentials::{AuthMethod, Authentication};
 use crate::domain::delivery::{self, Attempt, Probe, Verdict};
 use crate::domain::endpoint::EndpointStatus;
 use crate::domain::id::{AttemptId, EndpointId};
@@ -83,33 +83,62 @@ fn measure(shared: &Shared, finished: &FinishedAttempt) {
     shared.metrics.engine.attempted(class, took, waited);
 }
 
-/// Decides by the endpoint's present state, and sends.
+/// Sends, if the endpoint may be sent to.
 async fn attempt(shared: &Shared, job: &ClaimedDelivery, again: bool) -> Outcome {
+    let mut held: Option<(i64, Token)> = None;
+    loop {
+        let route = match permitted(shared, job).await {
+            Ok(route) => route,
+            Err(outcome) => return outcome,
+        };
+        let Some(credentials) = route.credentials.as_ref().filter(|credentials| credentials.need_token())
+        else {
+            return Outcome::Finished(Box::new(send(shared, &route, job, again, None).await));
+        };
+        if let Some((version, token)) = &held
+            && *version == credentials.version
+        {
+            return Outcome::Finished(Box::new(send(shared, &route, job, again, Some(token)).await));
+        }
+        // It may take a while to come: whether something may be sent is asked again with it.
+        held = match shared.dispatcher.token(route.id, credentials).await {
+            Ok(token) => Some((credentials.version, token)),
+            // A probe has one attempt, now or never.
+            Err(TokenError::Resting(until)) if job.probe != Some(Probe::Endpoint) => {
+                return Outcome::Released(job.postpone(until));
+            }
+            Err(error) => {
+                return Outcome::Finished(Box::new(finish(&route, job, again, Vec::new(), error.outcome())));
+            }
+        };
+    }
+}
+
+/// The endpoint's route, if an attempt may start now; or else what becomes of the delivery.
+async fn permitted(shared: &Shared, job: &ClaimedDelivery) -> Result<Arc<EndpointRoute>, Outcome> {
     if !shared.may_start(job.claim.lease) {
-        return Outcome::Released(job.release(Hold::No));
+        return Err(Outcome::Released(job.release(Hold::No)));
     }
     let routes = match shared.routing.known(job.message.project).await {
         Ok(routes) => routes,
         Err(error) => {
             tracing::warn!(error = %error, "routes could not be read; the delivery waits");
-            return Outcome::Released(job.release(Hold::No));
+            return Err(Outcome::Released(job.release(Hold::No)));
         }
     };
     let Some(route) = routes.as_ref().and_then(|routes| routes.endpoint(job.endpoint)) else {
-        return Outcome::Discarded(Box::new(discard(job, None)));
+        return Err(Outcome::Discarded(Box::new(discard(job, None))));
     };
     match (route.status, job.probe) {
         (EndpointStatus::Active, None) if shared.breakers.is_open(job.endpoint) => {
-            Outcome::Released(job.release(Hold::Breaker))
+            Err(Outcome::Released(job.release(Hold::Breaker)))
         }
-        (EndpointStatus::Active, _) | (EndpointStatus::Pending, Some(Probe::Endpoint)) => {
-            Outcome::Finished(Box::new(send(shared, route, job, again).await))
-        }
+        (EndpointStatus::Active, _) | (EndpointStatus::Pending, Some(Probe::Endpoint)) => Ok(route.clone()),
         // It ended meanwhile, with its lease; whoever ended it decides, and this claim changes nothing any more.
-        (_, Some(Probe::Endpoint)) => Outcome::Released(job.release(Hold::Probe)),
-        (EndpointStatus::Paused, _) => Outcome::Released(job.release(Hold::Paused)),
+        (_, Some(Probe::Endpoint)) => Err(Outcome::Released(job.release(Hold::Probe))),
+        (EndpointStatus::Paused, _) => Err(Outcome::Released(job.release(Hold::Paused))),
         (EndpointStatus::Inactive | EndpointStatus::Pending, _) => {
-            Outcome::Discarded(Box::new(discard(job, route.owner.clone())))
+            Err(Outcome::Discarded(Box::new(discard(job, route.owner.clone()))))
         }
     }
 }
@@ -146,10 +175,19 @@ pub fn discard(job: &ClaimedDelivery, owner: Option<Arc<str>>) -> Discarded {
     }
 }
 
-async fn send(shared: &Shared, route: &EndpointRoute, job: &ClaimedDelivery, again: bool) -> FinishedAttempt {
+async fn send(
+    shared: &Shared,
+    route: &EndpointRoute,
+    job: &ClaimedDelivery,
+    again: bool,
+    token: Option<&Token>,
+) -> FinishedAttempt {
     let number = job.attempts.saturating_add(1);
     let now = Timestamp::now();
-    let headers = headers(route, job, number, now);
+    let mut headers = headers(route, job, number, now);
+    if let Some(token) = token {
+        headers.insert(header::AUTHORIZATION, token.header.clone());
+    }
     let request_headers = shown(&headers, route);
     let outcome = match &route.url {
         Some(url) => {
@@ -168,6 +206,28 @@ async fn send(shared: &Shared, route: &EndpointRoute, job: &ClaimedDelivery, aga
             AttemptOutcome::unsent(now, ErrorClass::BlockedAddress, detail)
         }
     };
+    let mut finished = finish(route, job, again, request_headers, outcome);
+    if let (Some(token), Some(credentials)) = (token, &route.credentials)
+        && finished.attempt.outcome.status == Some(UNAUTHORIZED)
+        && shared.dispatcher.refused(route.id, credentials, token, job.id)
+        && matches!(finished.next, Next::Retry(_))
+    {
+        finished.next = Next::Retry(finished.ended_at);
+    }
+    finished
+}
+
+const UNAUTHORIZED: u16 = 401;
+
+/// What an outcome makes of the delivery.
+fn finish(
+    route: &EndpointRoute,
+    job: &ClaimedDelivery,
+    again: bool,
+    request_headers: Vec<(String, String)>,
+    outcome: AttemptOutcome,
+) -> FinishedAttempt {
+    let number = job.attempts.saturating_add(1);
     let ended_at = Timestamp::now();
     let made = number.saturating_sub(job.budget_start);
     let next = if outcome.is_stale_connection() && !again {
@@ -258,6 +318,8 @@ fn headers(route: &EndpointRoute, job: &ClaimedDelivery, number: u16, now: Times
             Some((name, value)) => {
                 headers.insert(name, value);
             }
+            // Put in by whoever has it.
+            None if matches!(authentication.method, AuthMethod::OAuth2(_)) => {}
             None => {
                 tracing::warn!(endpoint = %route.id, "a stored credential is not one that HTTP can carry")
             }

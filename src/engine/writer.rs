@@ -254,6 +254,9 @@ impl Writer {
                 self.shared.claims.ring_at(due);
             }
         }
+        for due in batch.released.iter().filter_map(|one| one.due) {
+            self.shared.claims.ring_at(due);
+        }
         worker::pump(&self.shared);
     }
 

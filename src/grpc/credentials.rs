@@ -3,7 +3,9 @@
 use super::check::Check;
 use super::{convert, pb};
 use crate::domain::clock::Timestamp;
-use crate::domain::credentials::{AuthMethod, Authentication, ClientCertificate};
+use crate::domain::credentials::{
+    AuthMethod, Authentication, ClientCertificate, ClientProof, LifeUnit, OAuth2, TokenFields,
+};
 use crate::domain::secret::SecretText;
 use crate::service::REDACTED;
 
@@ -14,12 +16,87 @@ pub fn authentication(check: &mut Check, message: Option<pb::Authentication>) ->
         Some(Method::BasicAuth(basic)) => {
             (AuthMethod::BasicAuth { username: basic.username }, basic.password)
         }
+        Some(Method::Oauth2(oauth2)) => return self::oauth2(check, oauth2),
         None => {
             check.refuse("endpoint.authentication", "must say a method");
             return None;
         }
     };
     Some(Authentication { method, secret: SecretText::new(secret) })
+}
+
+pub fn oauth2(check: &mut Check, message: pb::OAuth2) -> Option<Authentication> {
+    use pb::o_auth2::Client;
+    let (client, secret) = match message.client {
+        Some(Client::SharedSecret(shared)) => {
+            (ClientProof::SharedSecret { in_header: shared.http_basic }, shared.client_secret)
+        }
+        Some(Client::ClientAssertion(assertion)) => {
+            let pb::ClientAssertion { private_jwk, issuer, subject, audience, key_id: _ } = assertion;
+            (ClientProof::Assertion { key_id: String::new(), issuer, subject, audience }, private_jwk)
+        }
+        None => {
+            check.refuse("endpoint.authentication.oauth2", "must say how the client proves itself");
+            return None;
+        }
+    };
+    let fields = message.fields.unwrap_or_default();
+    let unit = match pb::ExpiresInUnit::try_from(fields.expires_in_unit) {
+        Ok(pb::ExpiresInUnit::Milliseconds) => LifeUnit::Milliseconds,
+        Ok(pb::ExpiresInUnit::Unspecified | pb::ExpiresInUnit::Seconds) => LifeUnit::Seconds,
+        Ok(pb::ExpiresInUnit::Minutes) => LifeUnit::Minutes,
+        Ok(pb::ExpiresInUnit::Hours) => LifeUnit::Hours,
+        Err(_) => {
+            check.refuse("endpoint.authentication.oauth2.fields.expires_in_unit", "is not a known unit");
+            LifeUnit::Seconds
+        }
+    };
+    let pb::TokenFields { access_token, token_type, expires_in, .. } = fields;
+    let oauth2 = OAuth2 {
+        token_url: message.token_url,
+        client_id: message.client_id,
+        scope: message.scope,
+        audience: message.audience,
+        client,
+        fields: TokenFields { access_token, token_type, expires_in, unit },
+    };
+    let method = AuthMethod::OAuth2(Box::new(oauth2));
+    Some(Authentication { method, secret: SecretText::new(secret) })
+}
+
+fn oauth2_message(oauth2: OAuth2) -> pb::OAuth2 {
+    use pb::o_auth2::Client;
+    let client = match oauth2.client {
+        ClientProof::SharedSecret { in_header } => Client::SharedSecret(pb::SharedSecret {
+            client_secret: REDACTED.to_owned(),
+            http_basic: in_header,
+        }),
+        ClientProof::Assertion { key_id, issuer, subject, audience } => {
+            let private_jwk = REDACTED.to_owned();
+            Client::ClientAssertion(pb::ClientAssertion { private_jwk, issuer, subject, audience, key_id })
+        }
+    };
+    let TokenFields { access_token, token_type, expires_in, unit } = oauth2.fields.clone();
+    let unit = match unit {
+        LifeUnit::Milliseconds => pb::ExpiresInUnit::Milliseconds,
+        LifeUnit::Seconds => pb::ExpiresInUnit::Seconds,
+        LifeUnit::Minutes => pb::ExpiresInUnit::Minutes,
+        LifeUnit::Hours => pb::ExpiresInUnit::Hours,
+    };
+    let is_usual = oauth2.fields == TokenFields::default();
+    pb::OAuth2 {
+        token_url: oauth2.token_url,
+        client_id: oauth2.client_id,
+        scope: oauth2.scope,
+        audience: oauth2.audience,
+        client: Some(client),
+        fields: (!is_usual).then(|| pb::TokenFields {
+            access_token,
+            token_type,
+            expires_in,
+            expires_in_unit: unit.into(),
+        }),
+    }
 }
 
 pub fn authentication_message(authentication: Authentication) -> pb::Authentication {
@@ -31,6 +108,7 @@ pub fn authentication_message(authentication: Authentication) -> pb::Authenticat
         AuthMethod::BasicAuth { username } => {
             Method::BasicAuth(pb::BasicAuth { username, password: REDACTED.to_owned() })
         }
+        AuthMethod::OAuth2(oauth2) => Method::Oauth2(oauth2_message(*oauth2)),
     };
     pb::Authentication { method: Some(method) }
 }

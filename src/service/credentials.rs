@@ -2,20 +2,28 @@
 
 use super::endpoints::{EndpointField, REDACTED};
 use super::headers;
+use crate::dispatch::assertion::SigningKey;
 use crate::dispatch::identity::{self, InvalidIdentity};
-use crate::domain::credentials::{AuthMethod, Authentication};
+use crate::domain::credentials::{AuthMethod, Authentication, ClientProof, OAuth2};
 use crate::domain::endpoint::EndpointSettings;
 use crate::domain::error::{Error, Result};
 use crate::domain::secret::SecretText;
+use crate::domain::url_rules::UrlRules;
 
 const USERNAME_MAX: usize = 256;
 const PASSWORD_MAX: usize = 1024;
+const SECRET_MAX: usize = 4096;
+const FIELD_MAX: usize = 128;
 
 /// Checks what is set, and reads the client certificate for what is shown of it. One that is stored already is not
 /// checked again: it may have expired meanwhile, and other settings can be changed all the same.
-pub fn check(settings: &mut EndpointSettings, stored: Option<&EndpointSettings>) -> Result<()> {
+pub fn check(
+    settings: &mut EndpointSettings,
+    stored: Option<&EndpointSettings>,
+    rules: &UrlRules,
+) -> Result<()> {
     if let Some(authentication) = &mut settings.authentication {
-        check_method(authentication)?;
+        check_method(authentication, rules)?;
         if settings.headers.iter().any(|header| header.name == authentication.header_name()) {
             let field = format!("endpoint.headers[{:?}]", authentication.header_name());
             return Err(Error::invalid(field, "is the header that the endpoint's authentication sets"));
@@ -36,14 +44,16 @@ pub fn check(settings: &mut EndpointSettings, stored: Option<&EndpointSettings>)
 }
 
 const CHAIN: &str = "endpoint.mtls_client_cert.certificate_chain";
+const OAUTH2: &str = "endpoint.authentication.oauth2";
 const KEY: &str = "endpoint.mtls_client_cert.private_key";
 
-fn check_method(authentication: &mut Authentication) -> Result<()> {
+pub fn check_method(authentication: &mut Authentication, rules: &UrlRules) -> Result<()> {
     let secret = authentication.secret.expose();
     if secret == REDACTED {
         let field = match authentication.method {
             AuthMethod::ApiKey { .. } => "endpoint.authentication.api_key.header_value",
             AuthMethod::BasicAuth { .. } => "endpoint.authentication.basic_auth.password",
+            AuthMethod::OAuth2(_) => "endpoint.authentication.oauth2",
         };
         return Err(Error::invalid(
             field,
@@ -70,6 +80,53 @@ fn check_method(authentication: &mut Authentication) -> Result<()> {
             if !rule(secret, PASSWORD_MAX) {
                 let rule = "must have at most 1,024 bytes, without control characters";
                 return Err(Error::invalid("endpoint.authentication.basic_auth.password", rule));
+            }
+        }
+        AuthMethod::OAuth2(oauth2) => check_oauth2(oauth2, &authentication.secret, rules)?,
+    }
+    Ok(())
+}
+
+fn check_oauth2(oauth2: &mut OAuth2, secret: &SecretText, rules: &UrlRules) -> Result<()> {
+    let invalid = |field: &str, rule: &str| Err(Error::invalid(format!("{OAUTH2}.{field}"), rule));
+    match rules.parse(&oauth2.token_url) {
+        Ok(url) => oauth2.token_url = url.to_string(),
+        Err(error) => return invalid("token_url", &error.to_string()),
+    }
+    if oauth2.client_id.is_empty() {
+        return invalid("client_id", "is required");
+    }
+    let fields = &oauth2.fields;
+    for (name, value, most) in [
+        ("client_id", &oauth2.client_id, USERNAME_MAX),
+        ("scope", &oauth2.scope, PASSWORD_MAX),
+        ("audience", &oauth2.audience, PASSWORD_MAX),
+        ("fields.access_token", &fields.access_token, FIELD_MAX),
+        ("fields.token_type", &fields.token_type, FIELD_MAX),
+        ("fields.expires_in", &fields.expires_in, FIELD_MAX),
+    ] {
+        if value.len() > most || value.chars().any(char::is_control) {
+            return invalid(name, &format!("must have at most {most} bytes, without control characters"));
+        }
+    }
+    match &mut oauth2.client {
+        ClientProof::SharedSecret { .. } => {
+            let text = secret.expose();
+            if text.is_empty() || text.len() > SECRET_MAX || text.chars().any(char::is_control) {
+                let rule = "must have 1 to 4,096 bytes, without control characters";
+                return invalid("shared_secret.client_secret", rule);
+            }
+        }
+        ClientProof::Assertion { key_id, issuer, subject, audience } => {
+            match SigningKey::parse(secret) {
+                Ok(key) => *key_id = key.id,
+                Err(rule) => return invalid("client_assertion.private_jwk", rule),
+            }
+            for (name, value) in [("issuer", issuer), ("subject", subject), ("audience", audience)] {
+                if value.len() > PASSWORD_MAX || value.chars().any(char::is_control) {
+                    let rule = "must have at most 1,024 bytes, without control characters";
+                    return invalid(&format!("client_assertion.{name}"), rule);
+                }
             }
         }
     }

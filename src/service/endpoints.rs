@@ -230,7 +230,7 @@ impl Services {
             .into_iter()
             .map(|(name, value)| CustomHeader { name, value })
             .collect();
-        credentials::check(&mut settings, stored)?;
+        credentials::check(&mut settings, stored, &self.rules)?;
         check_signature(&mut settings)?;
         settings.rotation.check(&settings.signature, self.rotation_period_min)?;
         Ok(settings)

@@ -55,7 +55,12 @@ impl ClaimedDelivery {
             Some(Probe::Breaker) if hold == Hold::No => Hold::Breaker,
             _ => hold,
         };
-        Released { delivery: self.id, endpoint: self.endpoint, claim: self.claim, hold }
+        Released { delivery: self.id, endpoint: self.endpoint, claim: self.claim, hold, due: None }
+    }
+
+    /// Gives it back without an attempt, and not to be claimed before that time.
+    pub fn postpone(&self, due: Timestamp) -> Released {
+        Released { due: Some(due), ..self.release(Hold::No) }
     }
 }
 

@@ -11,6 +11,7 @@ use super::vault::Place;
 use crate::domain::credentials::{AuthMethod, Authentication, ClientCertificate, Credentials};
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::secret::SecretText;
+use crate::domain::url_rules::UrlRules;
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct SealedAuthentication<'a> {
@@ -84,6 +85,7 @@ impl Store {
         project: ProjectId,
         endpoint: EndpointId,
         row: &QueryResult,
+        rules: &UrlRules,
     ) -> Result<Option<Credentials>> {
         let authentication =
             self.open_authentication(project, endpoint, row.try_get("", "authentication_sealed")?)?;
@@ -94,7 +96,13 @@ impl Store {
             return Ok(None);
         }
         let version = row.try_get("", "credential_version")?;
-        Ok(Some(Credentials { version, authentication, client_certificate, authorities }))
+        let token_url = match &authentication {
+            Some(Authentication { method: AuthMethod::OAuth2(oauth2), .. }) => {
+                rules.parse(&oauth2.token_url).ok()
+            }
+            _ => None,
+        };
+        Ok(Some(Credentials { version, authentication, client_certificate, authorities, token_url }))
     }
 
     fn seal_json<T: serde::Serialize>(&self, place: &Place, value: &T) -> Result<Vec<u8>> {

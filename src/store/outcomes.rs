@@ -115,6 +115,8 @@ pub struct Released {
     pub endpoint: EndpointId,
     pub claim: Claim,
     pub hold: Hold,
+    /// Not before then; none: as it was due.
+    pub due: Option<Timestamp>,
 }
 
 /// A claimed delivery whose endpoint is INACTIVE or gone.
@@ -322,6 +324,7 @@ impl Tx {
             ("token", Kind::BigInt),
             ("lease", Kind::Uuid),
             ("parked", Kind::SmallInt),
+            ("due_at", Kind::BigInt),
         ]);
         for one in released {
             let hold = match one.hold {
@@ -333,17 +336,20 @@ impl Tx {
                 one.claim.token.into(),
                 one.claim.lease.uuid().into(),
                 hold.code().into(),
+                one.due.map_or(i64::from(ABSENT), Timestamp::as_millis).into(),
             ]);
         }
         // Resumed meanwhile, it must not be parked: nobody would let it go before the slow round. 1 is held for a
         // pause, and 2 the status PAUSED.
         let sql = "UPDATE queue SET claimed_by = NULL, parked = CASE WHEN v.parked = 1 AND NOT EXISTS \
                    (SELECT 1 FROM endpoints WHERE endpoints.id = queue.endpoint_id AND endpoints.status = 2) \
-                   THEN 0 ELSE v.parked END FROM v \
+                   THEN 0 ELSE v.parked END, \
+                   due_at = CASE WHEN v.due_at > queue.due_at THEN v.due_at ELSE queue.due_at END FROM v \
                    WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease";
         let given_back = rows.execute(self.db(), sql).await?;
         // Rung for nothing where all of it rests, which is what a breaker is for.
-        let rests = |one: &Released| one.hold == Hold::Breaker && open.contains(&one.endpoint);
+        let rests =
+            |one: &Released| one.due.is_some() || (one.hold == Hold::Breaker && open.contains(&one.endpoint));
         if given_back > 0 && !released.iter().all(rests) {
             self.ring(Bells::DUE);
         }

@@ -89,7 +89,7 @@ impl Store {
                 url,
                 timeout: millis(row.try_get_by_index(3)?),
                 headers: self.open_headers(project, id, row.try_get_by_index(5)?)?,
-                credentials: self.credentials_of(project, id, &row)?.map(Arc::new),
+                credentials: self.credentials_of(project, id, &row, rules)?.map(Arc::new),
                 signature: policy_of(row.try_get_by_index(13)?)?.unwrap_or_default(),
                 secrets: secrets.remove(&id).unwrap_or_default(),
                 retry: policy_of(row.try_get_by_index(4)?)?.unwrap_or_else(|| retry.clone()),

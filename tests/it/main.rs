@@ -26,6 +26,8 @@ mod limits;
 mod metrics;
 mod mtls;
 mod nodes;
+mod oauth2;
+mod oauth2_failing;
 mod outage;
 mod paging;
 mod pause;

@@ -11,6 +11,7 @@ pub mod secrets;
 pub mod server;
 pub mod sql;
 pub mod stale;
+pub mod token_server;
 pub mod web;
 pub mod world;
 
