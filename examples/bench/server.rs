@@ -113,7 +113,7 @@ async fn spawn(binary: &Path, postgres: Option<&str>, folder: &Path) -> anyhow::
     let mut command = Command::new(binary);
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--portal-listen", "off"])
-        .args(["--allow-http", "--allow-net", "127.0.0.0/8"])
+        .args(["--allow-http", "--allow-net", "127.0.0.0/8", "--skip-ping"])
         .arg("--data")
         .arg(folder)
         .arg("--ready-file")

@@ -22,7 +22,7 @@ use crate::engine::Engine;
 use crate::grpc::{GrpcServer, Health, Identity};
 use crate::http::{AdminServer, PortalServer};
 use crate::metrics::Metrics;
-use crate::service::{KeySecret, Services};
+use crate::service::{Handles, KeySecret, Pinger, Services};
 use crate::store::Store;
 use readiness::Readiness;
 
@@ -58,12 +58,12 @@ impl App {
         let store =
             Store::open(config.store).await.with_context(|| format!("cannot open the store {place}"))?;
         let dispatcher = Dispatcher::new(config.dispatch)?;
+        let pinger = Pinger::new(dispatcher.clone(), config.pings);
         let engine = Engine::start(store.clone(), dispatcher, config.engine, metrics.clone()).await?;
-        let (ingest, wake) = (engine.ingest.clone(), engine.wake.clone());
+        let handles = Handles { ingest: engine.ingest.clone(), wake: engine.wake.clone(), pinger };
         let services = Services::new(
             store.clone(),
-            ingest,
-            wake,
+            handles,
             config.rules,
             config.watch,
             config.rotation_period_min,

@@ -54,6 +54,8 @@ impl Options {
             watch_lag_max: Some(WATCH_LAG),
             changes_retention: Some(CHANGES_RETENTION),
             allow_http: Some(false),
+            skip_ping: Some(false),
+            ping_method: ["HEAD", "GET", "POST"].map(str::to_owned).into(),
             slots: Some(LaneLimits::default().slots),
             breaker_failures: Some(BreakerPolicy::default().failures),
             breaker_pause: Some(BreakerPolicy::default().pause.as_secs()),

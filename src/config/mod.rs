@@ -29,7 +29,7 @@ use crate::domain::rotation::{PERIOD_MAX, PERIOD_MIN};
 use crate::domain::url_rules::UrlRules;
 use crate::engine::{EngineSettings, LaneLimits};
 use crate::grpc::{CallLimits, ConnectionLimits, GrpcSettings, GrpcTls};
-use crate::service::WatchSettings;
+use crate::service::{PingSettings, WatchSettings};
 use crate::store::{DatabaseUrl, StoreSettings, Vault};
 
 /// Everything a server needs, checked.
@@ -46,6 +46,7 @@ pub struct Config {
     pub dispatch: DispatchSettings,
     pub rules: UrlRules,
     pub watch: WatchSettings,
+    pub pings: PingSettings,
     /// The shortest period of rotations that endpoints make by themselves.
     pub rotation_period_min: Duration,
     pub operator_key: Option<OperatorKey>,
@@ -144,6 +145,7 @@ impl Config {
                 changes_retention: Duration::from_secs(changes_retention),
             },
             watch,
+            pings: options.pings()?,
             rotation_period_min: options.rotation_period_min()?,
             dispatch: DispatchSettings {
                 addresses: rules.addresses.clone(),
@@ -222,6 +224,22 @@ impl Options {
             bail!("rotation-period-min must be 1 s to 365 d, and is {least} s");
         }
         Ok(Duration::from_secs(least))
+    }
+
+    fn pings(&self) -> anyhow::Result<PingSettings> {
+        let default = PingSettings::default();
+        let mut methods = Vec::new();
+        for name in &self.ping_method {
+            match http::Method::from_bytes(name.as_bytes()) {
+                Ok(method) if default.methods.contains(&method) => methods.push(method),
+                _ => bail!("ping-method must be HEAD, GET or POST, and is {name:?}"),
+            }
+        }
+        Ok(PingSettings {
+            skip: self.skip_ping.unwrap_or(false),
+            methods: if methods.is_empty() { default.methods } else { methods },
+            per_minute: default.per_minute,
+        })
     }
 
     fn grpc(&self) -> anyhow::Result<GrpcSettings> {

@@ -116,6 +116,14 @@ pub struct Options {
     #[arg(long, value_name = "FILE", env = "HAWSER_CA_FILE")]
     pub ca_file: Option<PathBuf>,
 
+    /// Accept new and changed endpoints without asking whether they answer
+    #[arg(long, value_name = "BOOL", env = "HAWSER_SKIP_PING", num_args = 0..=1, default_missing_value = "true")]
+    pub skip_ping: Option<bool>,
+
+    /// HEAD, GET or POST: what a new or changed endpoint is asked with, in turn (may repeat) [default: all, in this order]
+    #[arg(long, value_name = "METHOD", env = "HAWSER_PING_METHOD", value_delimiter = ',')]
+    pub ping_method: Vec<String>,
+
     /// Attempts in flight at once; one endpoint gets at most a quarter of them [default: 1024]
     #[arg(long, value_name = "NUMBER", env = "HAWSER_SLOTS")]
     pub slots: Option<usize>,
@@ -271,6 +279,8 @@ impl Options {
             block_net: list(self.block_net, file.block_net),
             nameserver: if self.nameserver.is_empty() { file.nameserver } else { self.nameserver },
             ca_file: self.ca_file.or(file.ca_file),
+            skip_ping: self.skip_ping.or(file.skip_ping),
+            ping_method: list(self.ping_method, file.ping_method),
             slots: self.slots.or(file.slots),
             changes_retention: self.changes_retention.or(file.changes_retention),
             watch_streams: self.watch_streams.or(file.watch_streams),

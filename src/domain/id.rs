@@ -143,6 +143,11 @@ id!(
     LeaseId,
     "lse"
 );
+id!(
+    /// A ping, as its `webhook-id`.
+    PingId,
+    "ping"
+);
 
 #[cfg(test)]
 mod tests {

@@ -206,7 +206,7 @@ const fn delivery_status(status: DeliveryStatus) -> pb::DeliveryStatus {
     }
 }
 
-const fn error_class(class: Option<ErrorClass>) -> pb::ErrorClass {
+pub const fn error_class(class: Option<ErrorClass>) -> pb::ErrorClass {
     match class {
         None => pb::ErrorClass::Unspecified,
         Some(ErrorClass::Dns) => pb::ErrorClass::Dns,

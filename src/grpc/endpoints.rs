@@ -6,10 +6,10 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::check::Check;
-use super::{Api, convert, credentials, pb, policies, principal, signatures};
+use super::{Api, convert, credentials, pb, pings, policies, principal, signatures};
 use crate::domain::endpoint::{CustomHeader, EndpointFilter, EndpointSettings, EndpointStatus};
 use crate::domain::id::EndpointId;
-use crate::service::EndpointField;
+use crate::service::{EndpointField, EndpointUpdate};
 
 const TEXT_MAX: usize = 128;
 const PATTERNS_MAX: usize = 100;
@@ -30,7 +30,9 @@ impl pb::endpoint_service_server::EndpointService for Api {
         let settings = settings(&mut check, request.endpoint.unwrap_or_default());
         let secret = signatures::new_secret(&mut check, &request.secret, request.secret_type);
         let settings = check.finish(Some(settings))?;
-        let created = self.services.create_endpoint(&caller, project, settings, patterns, secret).await?;
+        let ping = pings::ping_first(request.skip_ping);
+        let created =
+            self.services.create_endpoint(&caller, project, settings, patterns, secret, ping).await?;
         Ok(Response::new(pb::CreateEndpointResponse {
             endpoint: Some(convert::endpoint(created.endpoint)),
             subscription: Some(convert::subscription(created.subscription)),
@@ -109,9 +111,11 @@ impl pb::endpoint_service_server::EndpointService for Api {
             _ => populated(&endpoint),
         };
         let etag = endpoint.etag.clone();
-        let new = settings(&mut check, endpoint);
+        let ping = pings::ping_first(request.skip_ping);
+        let settings = settings(&mut check, endpoint);
         let id = check.finish(id)?;
-        let endpoint = self.services.update_endpoint(&caller, project, id, new, &fields, &etag).await?;
+        let update = EndpointUpdate { settings, fields, etag, ping };
+        let endpoint = self.services.update_endpoint(&caller, project, id, update).await?;
         Ok(Response::new(pb::UpdateEndpointResponse { endpoint: Some(convert::endpoint(endpoint)) }))
     }
 
@@ -170,6 +174,22 @@ impl pb::endpoint_service_server::EndpointService for Api {
         let id = check.finish(id)?;
         let endpoint = self.services.activate_endpoint(&caller, project, id).await?;
         Ok(Response::new(pb::ActivateEndpointResponse { endpoint: Some(convert::endpoint(endpoint)) }))
+    }
+
+    async fn ping_endpoint(
+        &self,
+        request: Request<pb::PingEndpointRequest>,
+    ) -> Result<Response<pb::PingEndpointResponse>, Status> {
+        let caller = principal(&request)?;
+        self.ping(&caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn test_o_auth2(
+        &self,
+        request: Request<pb::TestOAuth2Request>,
+    ) -> Result<Response<pb::TestOAuth2Response>, Status> {
+        let caller = principal(&request)?;
+        self.token_test(&caller, request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -15,6 +15,7 @@ mod health;
 mod listener;
 mod methods;
 pub mod pb;
+mod pings;
 mod policies;
 mod projects;
 mod publish;

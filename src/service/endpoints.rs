@@ -10,10 +10,10 @@ use crate::domain::endpoint::{
     Circuit, CustomHeader, Endpoint, EndpointFilter, EndpointSettings, EndpointStatus,
 };
 use crate::domain::error::{Error, ErrorKind, Result};
-use crate::domain::id::{EndpointId, ProjectId, SubscriptionId};
+use crate::domain::id::{EndpointId, ProjectId, SecretId, SubscriptionId};
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::principal::{Principal, Scope};
-use crate::domain::secret::{SecretKind, SigningSecret};
+use crate::domain::secret::{LiveSecret, SecretKind, SigningSecret};
 use crate::domain::signature::SignatureSettings;
 use crate::domain::subscription::{EventTypePattern, Subscription};
 use crate::store::{AuditEntry, Lane, StoreError, Tx};
@@ -69,6 +69,23 @@ impl EndpointField {
     ];
 }
 
+/// What an update asks for.
+pub struct EndpointUpdate {
+    /// The new values, of which only these fields count.
+    pub settings: EndpointSettings,
+    pub fields: Vec<EndpointField>,
+    /// The version that it is based on; empty: any.
+    pub etag: String,
+    pub ping: PingFirst,
+}
+
+/// Whether an endpoint is to be pinged before a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PingFirst {
+    Yes,
+    No,
+}
+
 /// Stands for a value that was not shown; sent back, it keeps what is stored.
 pub const REDACTED: &str = "[redacted]";
 const TIMEOUT_MIN: Duration = Duration::from_secs(1);
@@ -82,6 +99,7 @@ impl Services {
         settings: EndpointSettings,
         event_types: Vec<EventTypePattern>,
         secret: NewSecret,
+        ping: PingFirst,
     ) -> Result<CreatedEndpoint> {
         let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
         let now = Timestamp::now();
@@ -114,6 +132,10 @@ impl Services {
         };
         let secret = secret.or_make(SecretKind::Hmac);
         check_fit(&endpoint.settings.signature, &secret)?;
+        if self.wants_ping(ping) {
+            let live = LiveSecret { id: SecretId::new(), secret: secret.clone(), expires_at: None };
+            self.ping_before(principal, &endpoint.settings, &[live]).await?;
+        }
 
         let mut tx = self.store.begin(Lane::Service).await?;
         let version = tx.bump_routing(project).await?;
@@ -154,22 +176,26 @@ impl Services {
         principal: &Principal,
         project: Option<ProjectId>,
         id: EndpointId,
-        mut settings: EndpointSettings,
-        fields: &[EndpointField],
-        etag: &str,
+        update: EndpointUpdate,
     ) -> Result<Endpoint> {
         let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
+        let pinged = match self.wants_ping(update.ping) {
+            false => None,
+            true => Some(self.ping_change(principal, project, id, &update).await?),
+        };
+        let EndpointUpdate { settings, fields, etag, .. } = update;
         let mut tx = self.store.begin(Lane::Service).await?;
         let version = tx.bump_routing(project).await?;
         let before = found(tx.endpoint(project, id).await?, "endpoint", id)?;
-        before.check_etag(etag)?;
+        before.check_etag(&etag)?;
         let mut endpoint = before.clone();
-        keep_redacted(&mut settings.headers, &before.settings.headers);
-        credentials::keep_stored(&mut settings, &before.settings, fields)?;
-        for field in fields {
-            copy(*field, &mut settings, &mut endpoint.settings);
+        endpoint.settings = self.merged(&before.settings, settings, &fields)?;
+        if let Some(pinged) = pinged
+            && !pinged.reaches_as(&endpoint.settings)
+        {
+            let message = "the endpoint was changed while it was pinged; try again";
+            return Err(Error::new(ErrorKind::Aborted, "ENDPOINT_CHANGED", message).about("endpoint", id));
         }
-        endpoint.settings = self.check_settings(endpoint.settings, Some(&before.settings))?;
         if endpoint.settings.signature != before.settings.signature {
             let live = tx.secret_kinds(id, Timestamp::now()).await?;
             super::secrets::check_fits_all(id, &endpoint.settings.signature, &live)?;
@@ -193,6 +219,44 @@ impl Services {
             tx.rollback().await?;
         }
         found(self.store.endpoint(project, id).await?, "endpoint", id)
+    }
+
+    /// The stored settings with the changes.
+    fn merged(
+        &self,
+        stored: &EndpointSettings,
+        mut changes: EndpointSettings,
+        fields: &[EndpointField],
+    ) -> Result<EndpointSettings> {
+        keep_redacted(&mut changes.headers, &stored.headers);
+        credentials::keep_stored(&mut changes, stored, fields)?;
+        let mut settings = stored.clone();
+        for field in fields {
+            copy(*field, &mut changes, &mut settings);
+        }
+        self.check_settings(settings, Some(stored))
+    }
+
+    fn wants_ping(&self, ping: PingFirst) -> bool {
+        ping == PingFirst::Yes && !self.pinger.settings.skip
+    }
+
+    /// Pings what the endpoint would be, where it would be reached differently. Returns what it would be.
+    async fn ping_change(
+        &self,
+        principal: &Principal,
+        project: ProjectId,
+        id: EndpointId,
+        update: &EndpointUpdate,
+    ) -> Result<EndpointSettings> {
+        let before = found(self.store.endpoint(project, id).await?, "endpoint", id)?;
+        before.check_etag(&update.etag)?;
+        let settings = self.merged(&before.settings, update.settings.clone(), &update.fields)?;
+        if !settings.reaches_as(&before.settings) {
+            let secrets = self.store.live_secrets_of(project, id).await?;
+            self.ping_before(principal, &settings, &secrets).await?;
+        }
+        Ok(settings)
     }
 
     pub async fn delete_endpoint(

@@ -12,6 +12,7 @@ mod endpoints;
 mod events;
 mod headers;
 mod keys;
+mod pings;
 mod projects;
 mod rotation;
 mod secrets;
@@ -21,9 +22,10 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use endpoints::{CreatedEndpoint, EndpointField, REDACTED};
+pub use endpoints::{CreatedEndpoint, EndpointField, EndpointUpdate, PingFirst, REDACTED};
 pub use events::PublishRequest;
 pub use keys::{KeySecret, NewKey, generate_operator_key, offline};
+pub use pings::{Ping, PingSettings, PingTry, TokenSubject, TokenTest};
 pub use projects::ProjectField;
 pub use rotation::{Rotation, RotationRequest};
 pub use secrets::NewSecret;
@@ -37,6 +39,7 @@ use crate::engine::{IngestHandle, Wake};
 use crate::metrics::Metrics;
 use crate::store::{Store, Tx};
 use keys::KeyCache;
+pub use pings::Pinger;
 use watch::Feed;
 
 /// All use cases; clones share everything.
@@ -52,18 +55,26 @@ pub struct Services {
     rotations: Arc<tokio::sync::Notify>,
     /// The shortest period of such rotations.
     rotation_period_min: Duration,
+    pinger: Arc<Pinger>,
+}
+
+/// What services may do beyond the store: two handles of the engine, and pings.
+pub struct Handles {
+    pub ingest: IngestHandle,
+    pub wake: Wake,
+    pub pinger: Pinger,
 }
 
 impl Services {
     pub fn new(
         store: Store,
-        ingest: IngestHandle,
-        wake: Wake,
+        handles: Handles,
         rules: UrlRules,
         watch: WatchSettings,
         rotation_period_min: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let Handles { ingest, wake, pinger } = handles;
         let feed = Feed::new(store.clone(), watch, metrics);
         Self {
             store,
@@ -74,6 +85,7 @@ impl Services {
             feed,
             rotations: Arc::default(),
             rotation_period_min,
+            pinger: Arc::new(pinger),
         }
     }
 

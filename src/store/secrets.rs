@@ -161,8 +161,28 @@ impl Store {
                    ORDER BY CASE WHEN expires_at IS NULL THEN 0 ELSE 1 END, id DESC";
         let values = [project.uuid().into(), now.as_millis().into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        self.live(project, txn.query_all_raw(statement).await?)
+    }
+
+    /// The same of one endpoint.
+    pub async fn live_secrets_of(&self, project: ProjectId, endpoint: EndpointId) -> Result<Vec<LiveSecret>> {
+        let sql = "SELECT id, endpoint_id, kind, sealed, expires_at FROM secrets \
+                   WHERE project_id = $1 AND endpoint_id = $2 AND (expires_at IS NULL OR expires_at > $3) \
+                   ORDER BY CASE WHEN expires_at IS NULL THEN 0 ELSE 1 END, id DESC";
+        let now = Timestamp::now().as_millis();
+        let values = [project.uuid().into(), endpoint.uuid().into(), now.into()];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        let mut live = self.live(project, self.reader().query_all_raw(statement).await?)?;
+        Ok(live.remove(&endpoint).unwrap_or_default())
+    }
+
+    fn live(
+        &self,
+        project: ProjectId,
+        rows: Vec<QueryResult>,
+    ) -> Result<HashMap<EndpointId, Vec<LiveSecret>>> {
         let mut live: HashMap<EndpointId, Vec<LiveSecret>> = HashMap::new();
-        for row in txn.query_all_raw(statement).await? {
+        for row in rows {
             let id = SecretId::from_uuid(row.try_get_by_index(0)?);
             let endpoint: Uuid = row.try_get_by_index(1)?;
             let sealed: Vec<u8> = row.try_get_by_index(3)?;

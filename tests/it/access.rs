@@ -167,7 +167,7 @@ async fn attempts(
         UpdateEndpointRequest {
             project_id: project_id.clone(),
             endpoint: Some(endpoint.clone()),
-            update_mask: None
+            ..Default::default()
         }
     );
     call!(
@@ -201,6 +201,19 @@ async fn attempts(
         endpoints,
         activate_endpoint,
         ActivateEndpointRequest { project_id: project_id.clone(), endpoint_id: endpoint_id.clone() }
+    );
+    call!(
+        "/hawser.v1.EndpointService/PingEndpoint",
+        endpoints,
+        ping_endpoint,
+        PingEndpointRequest { project_id: project_id.clone(), endpoint_id: endpoint_id.clone() }
+    );
+    let subject = Some(test_o_auth2_request::Subject::EndpointId(endpoint_id.clone()));
+    call!(
+        "/hawser.v1.EndpointService/TestOAuth2",
+        endpoints,
+        test_o_auth2,
+        TestOAuth2Request { project_id: project_id.clone(), subject }
     );
     call!(
         "/hawser.v1.SubscriptionService/CreateSubscription",

@@ -31,6 +31,7 @@ mod oauth2_failing;
 mod outage;
 mod paging;
 mod pause;
+mod ping;
 mod poison;
 mod policies;
 mod probe;

@@ -115,6 +115,10 @@ async fn receive(
     changed: watch::Sender<()>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
+    // A ping asks whether anyone is there.
+    if request.method() == http::Method::HEAD {
+        return Ok(answer(StatusCode::NO_CONTENT));
+    }
     let path = request.uri().path().to_owned();
     let header = |name: &str| {
         request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()

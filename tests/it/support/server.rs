@@ -28,7 +28,14 @@ impl Server {
         Self::start_with(database, &["--allow-http", "--allow-net", "127.0.0.0/8"]).await
     }
 
+    /// With these arguments. Endpoints are not pinged: most tests make them before their receiver answers, or count
+    /// what it gets.
     pub async fn start_with(database: Database, arguments: &[&str]) -> Self {
+        Self::start_pinging(database, &[arguments, &["--skip-ping"]].concat()).await
+    }
+
+    /// With these arguments, and pings.
+    pub async fn start_pinging(database: Database, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
         Self::first_start(Arc::new(database), folder, arguments).await
