@@ -76,16 +76,21 @@ impl Dispatcher {
             Ok(request) => request,
             Err(detail) => return unsent(ErrorClass::Auth, detail),
         };
-        let outcome = self
-            .send(OutboundRequest {
+        let ask = || {
+            self.send(OutboundRequest {
                 method: Method::POST,
                 url: url.clone(),
-                headers,
-                body,
+                headers: headers.clone(),
+                body: body.clone(),
                 timeout: TIMEOUT,
                 identity: Identity::Shared,
             })
-            .await;
+        };
+        let mut outcome = ask().await;
+        if outcome.is_stale_connection() {
+            // The server had closed the connection before, most likely.
+            outcome = ask().await;
+        }
         Exchange {
             started_at,
             took: Duration::from_micros(outcome.timings.total_us.into()),
