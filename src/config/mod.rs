@@ -151,6 +151,12 @@ impl Config {
                 addresses: rules.addresses.clone(),
                 name_servers: options.nameserver.clone(),
                 extra_roots: extra_roots.unwrap_or_default(),
+                egress_proxy: options
+                    .egress_proxy
+                    .as_deref()
+                    .map(str::parse)
+                    .transpose()
+                    .context("egress-proxy")?,
                 ..DispatchSettings::default()
             },
             rules,

@@ -116,6 +116,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE", env = "HAWSER_CA_FILE")]
     pub ca_file: Option<PathBuf>,
 
+    /// An HTTP proxy that every outbound connection goes through (CONNECT), such as http://10.0.0.1:3128
+    #[arg(long, value_name = "URL", env = "HAWSER_EGRESS_PROXY")]
+    pub egress_proxy: Option<String>,
+
     /// Accept new and changed endpoints without asking whether they answer
     #[arg(long, value_name = "BOOL", env = "HAWSER_SKIP_PING", num_args = 0..=1, default_missing_value = "true")]
     pub skip_ping: Option<bool>,
@@ -279,6 +283,7 @@ impl Options {
             block_net: list(self.block_net, file.block_net),
             nameserver: if self.nameserver.is_empty() { file.nameserver } else { self.nameserver },
             ca_file: self.ca_file.or(file.ca_file),
+            egress_proxy: self.egress_proxy.or(file.egress_proxy),
             skip_ping: self.skip_ping.or(file.skip_ping),
             ping_method: list(self.ping_method, file.ping_method),
             slots: self.slots.or(file.slots),

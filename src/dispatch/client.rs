@@ -16,6 +16,7 @@ use super::capture;
 use super::connector::{ConnInfo, Connector, micros};
 use super::failure::{Failure, seconds};
 use super::identities::Identities;
+use super::proxy::EgressProxy;
 use super::resolver::Resolver;
 use super::tls::Tls;
 use super::tokens::Tokens;
@@ -43,6 +44,8 @@ pub struct DispatchSettings {
     pub system_roots: bool,
     /// Root certificates to trust beside the system's.
     pub extra_roots: Vec<CertificateDer<'static>>,
+    /// What connections go through, if not straight to the receiver.
+    pub egress_proxy: Option<EgressProxy>,
     /// How long resolving a name may take.
     pub dns_timeout: Duration,
     /// How long dialling and the TLS handshake may take together.
@@ -61,6 +64,7 @@ impl Default for DispatchSettings {
             name_servers: Vec::new(),
             system_roots: true,
             extra_roots: Vec::new(),
+            egress_proxy: None,
             dns_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
@@ -130,7 +134,13 @@ impl Dispatcher {
             Resolver::new(&settings.name_servers, settings.dns_timeout).map_err(SetupError::Resolver)?;
         let tls = Tls::new(settings.system_roots, &settings.extra_roots)?;
         let shared = tls.shared().map_err(SetupError::Tls)?;
-        let connector = Connector::new(settings.addresses, resolver, shared.into(), settings.connect_timeout);
+        let connector = Connector::new(
+            settings.addresses,
+            resolver,
+            settings.egress_proxy,
+            shared.into(),
+            settings.connect_timeout,
+        );
         let (idle_timeout, idle_per_host) = (settings.idle_timeout, settings.idle_per_host);
         let make = move |connector| client(connector, idle_timeout, idle_per_host);
         let client = make(connector.clone());
@@ -186,6 +196,19 @@ impl Dispatcher {
         }
         outcome.timings.total_us = micros(began.elapsed());
         outcome
+    }
+
+    /// Posts JSON to a URL that no endpoint stands for: an alert. Under the same rules as deliveries.
+    pub async fn post_json(
+        &self,
+        url: EndpointUrl,
+        mut headers: HeaderMap,
+        json: Bytes,
+        timeout: Duration,
+    ) -> AttemptOutcome {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let (method, identity) = (Method::POST, Identity::Shared);
+        self.send(OutboundRequest { method, url, headers, body: json, timeout, identity }).await
     }
 
     fn client_of(&self, identity: &Identity) -> Result<HttpClient, Failure> {

@@ -24,6 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::failure::{Failure, seconds};
+use super::proxy::EgressProxy;
 use super::resolver::Resolver;
 use crate::domain::address::AddressPolicy;
 use crate::domain::attempt::ErrorClass;
@@ -43,6 +44,7 @@ pub(super) struct Connector {
 struct Inner {
     policy: AddressPolicy,
     resolver: Resolver,
+    proxy: Option<EgressProxy>,
     budget: Duration,
 }
 
@@ -51,10 +53,11 @@ impl Connector {
     pub(super) fn new(
         policy: AddressPolicy,
         resolver: Resolver,
+        proxy: Option<EgressProxy>,
         tls: TlsConnector,
         budget: Duration,
     ) -> Self {
-        Self { inner: Arc::new(Inner { policy, resolver, budget }), tls }
+        Self { inner: Arc::new(Inner { policy, resolver, proxy, budget }), tls }
     }
 
     /// The same with another TLS configuration.
@@ -99,9 +102,10 @@ impl Inner {
 
         let dialled_at = Instant::now();
         let deadline = tokio::time::Instant::from_std(dialled_at + self.budget);
-        let stream = match tokio::time::timeout_at(deadline, dial(&in_turn(found, port))).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(Failure { dns_us, ..Failure::from_dial(&error) }),
+        let addresses = in_turn(found, port);
+        let (stream, peer) = match tokio::time::timeout_at(deadline, self.dial(&addresses)).await {
+            Ok(Ok(dialled)) => dialled,
+            Ok(Err(failure)) => return Err(Failure { dns_us, ..failure }),
             Err(_) => {
                 let detail = format!("no connection within {}", seconds(self.budget));
                 return Err(Failure { dns_us, ..Failure::new(ErrorClass::Connect, detail) });
@@ -110,7 +114,6 @@ impl Inner {
         let connect_us = micros(dialled_at.elapsed());
         let with_times = |failure| Failure { dns_us, connect_us: Some(connect_us), ..failure };
 
-        let peer = stream.peer_addr().map_err(|error| with_times(Failure::from_dial(&error)))?;
         self.check(host, &[peer.ip()]).map_err(with_times)?;
         stream.set_nodelay(true).map_err(|error| with_times(Failure::from_dial(&error)))?;
 
@@ -133,6 +136,18 @@ impl Inner {
     }
 
     /// One address that is not allowed refuses them all: a mixed answer is somebody's trick.
+    /// A connection to one of the addresses, and which it leads to.
+    async fn dial(&self, addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Failure> {
+        match &self.proxy {
+            Some(proxy) => proxy.dial(addresses).await,
+            None => {
+                let stream = dial(addresses).await.map_err(|error| Failure::from_dial(&error))?;
+                let peer = stream.peer_addr().map_err(|error| Failure::from_dial(&error))?;
+                Ok((stream, peer))
+            }
+        }
+    }
+
     fn check(&self, host: &str, addresses: &[IpAddr]) -> Result<(), Failure> {
         match addresses.iter().find(|address| !self.policy.permits(**address)) {
             None => Ok(()),

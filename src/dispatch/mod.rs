@@ -2,7 +2,7 @@
 //!
 //! [`Dispatcher::send`] puts exactly one request on the wire and always ends in an
 //! [`AttemptOutcome`](crate::domain::attempt::AttemptOutcome). The path of a request: `client` bounds it in
-//! time; `connector` resolves, checks every address, dials and speaks TLS, or the pool gives a connection
+//! time; `connector` resolves, checks every address, dials and speaks TLS, through the egress `proxy` where there is one, or the pool gives a connection
 //! that was checked before; `capture` keeps a bounded piece of the answer; `failure` names what went wrong.
 
 pub mod assertion;
@@ -14,6 +14,7 @@ mod failure;
 mod identities;
 pub mod identity;
 mod kept;
+mod proxy;
 mod resolver;
 mod tls;
 mod tokens;
@@ -23,4 +24,5 @@ mod tests;
 
 pub use client::{DispatchSettings, Dispatcher, Identity, OutboundRequest, SetupError};
 pub use exchange::{Exchange, Grant};
+pub use proxy::{EgressProxy, InvalidProxy};
 pub use tokens::{Token, TokenError};

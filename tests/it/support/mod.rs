@@ -4,6 +4,7 @@ pub mod database;
 pub mod desk;
 pub mod failing;
 pub mod feed;
+pub mod names;
 pub mod pki;
 pub mod proxy;
 pub mod receiver;

@@ -1,0 +1,256 @@
+//! Nothing is connected to that must not be: every way to make the server dial, against listeners on every forbidden
+//! address, in a network namespace that this test makes. A server that dialled one would reach it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use hawser_client::{field_violations, pb, reason};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tonic::{Code, Status};
+
+use crate::egress_table::{LISTENED, OTHERS, PUBLIC, URLS};
+use crate::oauth2;
+use crate::support::names::NameServer;
+use crate::support::world::quick_retries;
+use crate::support::{Database, Server, World, in_time};
+
+const PORT: u16 = 8080;
+
+#[tokio::test]
+async fn nothing_forbidden_is_reached() {
+    let own = std::env::current_exe().expect("this program");
+    let ran = Command::new("unshare")
+        .args(["--map-root-user", "--net"])
+        .arg(own)
+        .args(["--ignored", "--exact", "egress::inside_the_namespace", "--nocapture"])
+        .kill_on_drop(true)
+        .output()
+        .await
+        .expect("unshare (util-linux) exists");
+    let said = [ran.stdout, ran.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).join("\n");
+    assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+}
+
+/// Run by the test above, in a namespace of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "nothing_forbidden_is_reached runs it in its namespace"]
+async fn inside_the_namespace() {
+    in_time(inside()).await;
+}
+
+async fn inside() {
+    set_up().await;
+    let trap = Trap::start().await;
+    for address in LISTENED.iter().chain(&PUBLIC) {
+        TcpStream::connect((ip(address), PORT)).await.unwrap_or_else(|error| panic!("{address}: {error}"));
+    }
+    trap.wait_for(LISTENED.len() + PUBLIC.len()).await;
+    trap.caught.lock().expect("unpoisoned").clear();
+
+    let forbidden: Vec<&str> = LISTENED.into_iter().chain(OTHERS).collect();
+    let names = NameServer::start(names(&forbidden)).await;
+    let arguments = ["--allow-http", "--nameserver", &names.address.to_string()];
+    let server = Server::start_pinging(Database::sqlite(), &arguments).await;
+    let world = World::on(server, pb::PausedPolicy::Discard).await;
+
+    urls_are_refused(&world, &forbidden).await;
+    let owners = names_are_not_dialled(&world, &forbidden).await;
+    deliveries_are_blocked(&world, owners).await;
+    assert!(trap.caught().is_empty(), "{:?}", trap.caught());
+
+    // What is allowed is reached, so the silence above means something.
+    for (number, address) in PUBLIC.iter().enumerate() {
+        let url = format!("http://public{number}.example.com:{PORT}/redirect");
+        create(&world, url, None, false).await.expect("a redirect was answered, and a POST accepted");
+        assert!(trap.caught().iter().all(|caught| caught.ip() == ip(address)), "{:?}", trap.caught());
+        assert!(!trap.caught().is_empty());
+        trap.caught.lock().expect("unpoisoned").clear();
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect(text)
+}
+
+/// Gives the namespace every address.
+async fn set_up() {
+    let run = async |arguments: &[&str]| {
+        // Where it is for those who are not root.
+        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+        let ran = Command::new("ip")
+            .env("PATH", path)
+            .args(arguments)
+            .output()
+            .await
+            .expect("ip (iproute2) exists");
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(ran.status.success(), "ip {arguments:?}: {said}");
+    };
+    run(&["link", "set", "lo", "up"]).await;
+    for address in LISTENED.iter().chain(&PUBLIC) {
+        match address.parse().expect("an address") {
+            // They are there.
+            IpAddr::V4(v4) if v4.is_loopback() || v4.is_unspecified() => {}
+            IpAddr::V6(v6) if v6.is_loopback() => {}
+            IpAddr::V4(v4) => run(&["addr", "add", &format!("{v4}/32"), "dev", "lo"]).await,
+            IpAddr::V6(v6) => run(&["-6", "addr", "add", &format!("{v6}/128"), "dev", "lo", "nodad"]).await,
+        }
+    }
+}
+
+/// `f…` has a forbidden address, `m…` one beside a public one.
+fn names(forbidden: &[&str]) -> HashMap<String, Vec<IpAddr>> {
+    let mut table = HashMap::new();
+    for (number, address) in forbidden.iter().enumerate() {
+        table.insert(format!("f{number}.example.com"), vec![ip(address)]);
+        table.insert(format!("m{number}.example.com"), vec![ip(PUBLIC[0]), ip(PUBLIC[1]), ip(address)]);
+    }
+    for (number, address) in PUBLIC.iter().enumerate() {
+        table.insert(format!("public{number}.example.com"), vec![ip(address)]);
+    }
+    table
+}
+
+async fn create(
+    world: &World,
+    url: String,
+    token_url: Option<String>,
+    skip_ping: bool,
+) -> Result<pb::Endpoint, Status> {
+    let authentication = token_url.map(|token_url| {
+        let oauth2 = oauth2::oauth2(token_url, oauth2::shared("secret", false));
+        pb::Authentication { method: Some(pb::authentication::Method::Oauth2(oauth2)) }
+    });
+    let endpoint =
+        pb::Endpoint { url, authentication, retry_policy: Some(quick_retries(1)), ..Default::default() };
+    let request = pb::CreateEndpointRequest {
+        project_id: world.project.clone(),
+        endpoint: Some(endpoint),
+        skip_ping,
+        ..Default::default()
+    };
+    let reply = world.operator.endpoints().create_endpoint(request).await?.into_inner();
+    Ok(reply.endpoint.expect("an endpoint"))
+}
+
+/// As an endpoint's URL and as a token server's.
+async fn urls_are_refused(world: &World, forbidden: &[&str]) {
+    let literals = forbidden.iter().map(|address| format!("http://{}/", SocketAddr::new(ip(address), PORT)));
+    for url in URLS.iter().map(|url| (*url).to_owned()).chain(literals) {
+        for (result, field) in [
+            (create(world, url.clone(), None, false).await, "endpoint.url"),
+            (
+                create(world, "https://example.com/".to_owned(), Some(url.clone()), false).await,
+                "endpoint.authentication.oauth2.token_url",
+            ),
+        ] {
+            let Err(status) = result else { panic!("{url:?} was accepted as {field}") };
+            assert_eq!(status.code(), Code::InvalidArgument, "{url:?}: {status}");
+            assert_eq!(field_violations(&status)[0].field, field, "{url:?}: {status}");
+        }
+    }
+}
+
+/// By pings and token tests; returns endpoints to deliver to, and how their attempts are to fail.
+async fn names_are_not_dialled(world: &World, forbidden: &[&str]) -> Vec<(pb::Endpoint, pb::ErrorClass)> {
+    let unresolvable = "HEAD host cannot be resolved, or is not allowed after";
+    let mut made = Vec::new();
+    for number in 0..forbidden.len() {
+        for host in [format!("f{number}.example.com"), format!("m{number}.example.com")] {
+            let url = format!("http://{host}:{PORT}/");
+            let status = create(world, url.clone(), None, false).await.expect_err("pinged");
+            assert_eq!(reason(&status).as_deref(), Some("PING_FAILED"), "{status}");
+            assert!(status.message().contains(unresolvable), "{host}: {status}");
+
+            let public = format!("http://public0.example.com:{PORT}/");
+            let status = create(world, public.clone(), Some(url.clone()), false).await.expect_err("no token");
+            assert!(status.message().contains("TOKEN failed (AUTH)"), "{host}: {status}");
+            let subject = oauth2::oauth2(url.clone(), oauth2::shared("secret", false));
+            let request = pb::TestOAuth2Request {
+                project_id: world.project.clone(),
+                subject: Some(pb::test_o_auth2_request::Subject::Oauth2(subject)),
+            };
+            let test = world.operator.endpoints().test_o_auth2(request).await.expect("tested").into_inner();
+            assert_eq!((test.granted, test.error_class()), (false, pb::ErrorClass::Dns), "{host}: {test:?}");
+
+            let endpoint = create(world, url.clone(), None, true).await.expect("skipped");
+            made.push((endpoint, pb::ErrorClass::BlockedAddress));
+            let endpoint = create(world, public, Some(url), true).await.expect("skipped");
+            made.push((endpoint, pb::ErrorClass::Auth));
+        }
+    }
+    made
+}
+
+async fn deliveries_are_blocked(world: &World, made: Vec<(pb::Endpoint, pb::ErrorClass)>) {
+    let target = pb::publish_event_request::Target::Broadcast(pb::Broadcast {});
+    let event = world.publish(target, b"{}").await.event_id;
+    let classes: HashMap<&str, pb::ErrorClass> =
+        made.iter().map(|(endpoint, class)| (endpoint.id.as_str(), *class)).collect();
+    for (endpoint, _) in &made {
+        let request = pb::ListDeliveriesRequest {
+            event_id: event.clone(),
+            endpoint_id: endpoint.id.clone(),
+            ..Default::default()
+        };
+        let delivery = loop {
+            let listed = world.client.deliveries().list_deliveries(request.clone()).await.expect("listed");
+            let delivery = listed.into_inner().deliveries.pop().expect("one");
+            if delivery.end_time.is_some() {
+                break delivery;
+            }
+            // Fast enough, and no matter how fast.
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        };
+        let attempts = world.attempts_of(&delivery.id).await;
+        assert_eq!(attempts.len(), 1);
+        assert_eq!(attempts[0].error_class(), classes[endpoint.id.as_str()], "{endpoint:?} {attempts:?}");
+        assert_eq!(attempts[0].peer_address, "", "{attempts:?}");
+    }
+}
+
+/// Listens on every address and notes which of them is connected to.
+struct Trap {
+    caught: Arc<Mutex<Vec<SocketAddr>>>,
+}
+
+impl Trap {
+    async fn start() -> Self {
+        let caught = Arc::<Mutex<Vec<SocketAddr>>>::default();
+        // Of both families.
+        let listener = TcpListener::bind(SocketAddr::new(ip("::"), PORT)).await.expect("a free port");
+        tokio::spawn(Self::accept(listener, caught.clone()));
+        Self { caught }
+    }
+
+    async fn accept(listener: TcpListener, caught: Arc<Mutex<Vec<SocketAddr>>>) {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let at = stream.local_addr().expect("connected");
+            caught.lock().expect("unpoisoned").push(SocketAddr::new(at.ip().to_canonical(), at.port()));
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let read = stream.read(&mut request).await.unwrap_or_default();
+                let reply: &[u8] = if request[..read].starts_with(b"POST") {
+                    b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
+                } else {
+                    b"HTTP/1.1 307 Temporary Redirect\r\nlocation: http://169.254.169.254:8080/\r\n\
+                      content-length: 0\r\nconnection: close\r\n\r\n"
+                };
+                let _gone = stream.write_all(reply).await;
+            });
+        }
+    }
+
+    fn caught(&self) -> Vec<SocketAddr> {
+        self.caught.lock().expect("unpoisoned").clone()
+    }
+
+    async fn wait_for(&self, count: usize) {
+        while self.caught().len() < count {
+            tokio::task::yield_now().await;
+        }
+    }
+}
