@@ -112,6 +112,38 @@ fn inactive(message: &str) -> Error {
     Error::new(ErrorKind::FailedPrecondition, "ENDPOINT_INACTIVE", message)
 }
 
+/// What payloads are sent as. Stored numbers; never reuse one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum ContentType {
+    /// `application/json`: the bytes that were published.
+    #[default]
+    Json = 1,
+    /// `application/x-www-form-urlencoded`, made of a JSON object.
+    Form = 2,
+}
+
+impl ContentType {
+    pub const fn code(self) -> i16 {
+        self as i16
+    }
+
+    pub const fn from_code(code: i16) -> Option<Self> {
+        match code {
+            1 => Some(Self::Json),
+            2 => Some(Self::Form),
+            _ => None,
+        }
+    }
+
+    /// As `content-type` says it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Form => "application/x-www-form-urlencoded",
+        }
+    }
+}
+
 /// A header that the customer wants on every delivery.
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CustomHeader {
@@ -176,6 +208,8 @@ pub struct EndpointSettings {
     /// Attempts in flight at once on one node; 0: the cap follows the endpoint.
     #[serde(default)]
     pub max_in_flight: u16,
+    #[serde(default)]
+    pub content_type: ContentType,
     #[serde(default)]
     pub authentication: Option<Authentication>,
     #[serde(default)]

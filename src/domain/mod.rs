@@ -17,6 +17,7 @@ pub mod disable;
 pub mod endpoint;
 pub mod error;
 pub mod event;
+pub mod form;
 pub mod id;
 pub mod page;
 pub mod principal;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::credentials::Credentials;
 use super::disable::DisablePolicy;
-use super::endpoint::{CustomHeader, EndpointStatus};
+use super::endpoint::{ContentType, CustomHeader, EndpointStatus};
 use super::error::{Error, Result};
 use super::event::Target;
 use super::id::{EndpointId, ProjectId};
@@ -41,6 +41,7 @@ pub struct EndpointRoute {
     pub disable: DisablePolicy,
     /// Attempts in flight at once on one node; 0: the cap follows the endpoint.
     pub max_in_flight: u16,
+    pub content_type: ContentType,
     /// Of all its enabled subscriptions.
     pub patterns: Vec<EventTypePattern>,
 }

@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use super::Shared;
 use super::lanes::Reservation;
 use crate::domain::delivery::{Claim, DeliveryStatus};
-use crate::domain::endpoint::EndpointStatus;
+use crate::domain::endpoint::{ContentType, EndpointStatus};
 use crate::domain::error::{Error, ErrorKind, OVERLOADED, Result};
-use crate::domain::event::{Event, FanOut, IdempotencyKey, Receipt};
+use crate::domain::event::{Event, FanOut, IdempotencyKey, Receipt, Target};
+use crate::domain::form;
 use crate::domain::id::{DeliveryId, LeaseId, ProjectId};
 use crate::domain::project::PausedPolicy;
 use crate::domain::routing::{EndpointRoute, ProjectRoutes};
@@ -266,6 +267,11 @@ fn resolve(
     let project = event.message.project;
     let routes = routes.get(&project).ok_or_else(|| Error::not_found("project", project))?;
     let targets = routes.resolve(&event.target, &event.message.event_type)?;
+    if let (Target::Endpoint(_), Some(route)) = (&event.target, targets.first())
+        && route.content_type == ContentType::Form
+    {
+        form::check(&event.message.payload).map_err(|error| Error::invalid("payload", error.to_string()))?;
+    }
     if targets.len() > fan_out.max {
         let message =
             format!("the event would reach {} endpoints; at most {} are allowed", targets.len(), fan_out.max);

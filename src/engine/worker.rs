@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::Shared;
@@ -12,7 +13,8 @@ use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::domain::clock::Timestamp;
 use crate::domain::credentials::{AuthMethod, Authentication};
 use crate::domain::delivery::{self, Attempt, Probe, Verdict};
-use crate::domain::endpoint::EndpointStatus;
+use crate::domain::endpoint::{ContentType, EndpointStatus};
+use crate::domain::form::{self, NotAForm};
 use crate::domain::id::{AttemptId, EndpointId};
 use crate::domain::routing::EndpointRoute;
 use crate::domain::signature;
@@ -184,29 +186,37 @@ async fn send(
 ) -> FinishedAttempt {
     let number = job.attempts.saturating_add(1);
     let now = Timestamp::now();
-    let mut headers = headers(route, job, number, now);
+    let body = body(route, &job.message.payload);
+    let unsendable = body.is_err();
+    // The bytes that are signed are those that are sent.
+    let mut headers = headers(route, job, number, now, body.as_ref().map_or(&[], |body| body));
     if let Some(token) = token {
         headers.insert(header::AUTHORIZATION, token.header.clone());
     }
     let request_headers = shown(&headers, route);
-    let outcome = match &route.url {
-        Some(url) => {
+    let outcome = match (&route.url, body) {
+        (Some(url), Ok(body)) => {
             let request = OutboundRequest {
                 method: Method::POST,
                 url: url.clone(),
                 headers,
-                body: job.message.payload.clone(),
+                body,
                 timeout: route.timeout,
                 identity: identity(route),
             };
             shared.dispatcher.send(request).await
         }
-        None => {
+        // Says nothing of the endpoint, and no other attempt would fare better.
+        (_, Err(error)) => AttemptOutcome::unsent(now, ErrorClass::Cancelled, error.to_string()),
+        (None, _) => {
             let detail = "the endpoint's URL is not allowed by the server's present rules";
             AttemptOutcome::unsent(now, ErrorClass::BlockedAddress, detail)
         }
     };
     let mut finished = finish(route, job, again, request_headers, outcome);
+    if unsendable {
+        finished.next = Next::Failed;
+    }
     if let (Some(token), Some(credentials)) = (token, &route.credentials)
         && finished.attempt.outcome.status == Some(UNAUTHORIZED)
         && shared.dispatcher.refused(route.id, credentials, token, job.id)
@@ -282,13 +292,27 @@ const ATTEMPT: HeaderName = HeaderName::from_static("hawser-attempt");
 const EVENT_TYPE: HeaderName = HeaderName::from_static("hawser-event-type");
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("Hawser/", env!("CARGO_PKG_VERSION")));
 
+/// The payload as the endpoint wants it.
+fn body(route: &EndpointRoute, payload: &Bytes) -> Result<Bytes, NotAForm> {
+    match route.content_type {
+        ContentType::Json => Ok(payload.clone()),
+        ContentType::Form => form::encode(payload).map(Bytes::from),
+    }
+}
+
 /// The headers of a delivery: ours, then the event's, then the endpoint's, which were checked when they were
 /// set not to be ours, and last what authenticates it, and the signature.
-fn headers(route: &EndpointRoute, job: &ClaimedDelivery, number: u16, now: Timestamp) -> HeaderMap {
+fn headers(
+    route: &EndpointRoute,
+    job: &ClaimedDelivery,
+    number: u16,
+    now: Timestamp,
+    body: &[u8],
+) -> HeaderMap {
     let event = job.message.event.to_string();
-    let signature = signature::sign(&route.signature, &route.secrets, &event, now, &job.message.payload);
+    let signature = signature::sign(&route.signature, &route.secrets, &event, now, body);
     let mut headers = HeaderMap::with_capacity(12 + job.message.headers.len() + route.headers.len());
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(route.content_type.as_str()));
     headers.insert(header::USER_AGENT, USER_AGENT);
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(WEBHOOK_TIMESTAMP, now.as_secs().into());

@@ -6,7 +6,7 @@ use super::{credentials, pb, policies, signatures};
 use crate::domain::attempt::ErrorClass;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, DeliveryStatus};
-use crate::domain::endpoint::{Circuit, Endpoint, EndpointStatus};
+use crate::domain::endpoint::{Circuit, ContentType, Endpoint, EndpointStatus};
 use crate::domain::event::{StoredEvent, Target};
 use crate::domain::principal::Scope;
 use crate::domain::project::{ApiKey, PausedPolicy, Project};
@@ -108,6 +108,7 @@ pub fn endpoint(endpoint: Endpoint) -> pb::Endpoint {
         signature: Some(signatures::message(settings.signature)),
         rotation_period: settings.rotation.period.map(duration),
         rotation_grace: Some(duration(settings.rotation.grace)),
+        content_type: content_type(settings.content_type).into(),
         circuit: Some(circuit(endpoint.circuit)),
         consecutive_failures: count(endpoint.consecutive_failures),
         last_response: endpoint.last_response.map(|last| pb::LastResponse {
@@ -131,6 +132,13 @@ const fn endpoint_status(status: EndpointStatus) -> pb::EndpointStatus {
         EndpointStatus::Paused => pb::EndpointStatus::Paused,
         EndpointStatus::Inactive => pb::EndpointStatus::Inactive,
         EndpointStatus::Pending => pb::EndpointStatus::Pending,
+    }
+}
+
+const fn content_type(content_type: ContentType) -> pb::ContentType {
+    match content_type {
+        ContentType::Json => pb::ContentType::Json,
+        ContentType::Form => pb::ContentType::Form,
     }
 }
 

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::check::Check;
 use super::{Api, convert, credentials, pb, pings, policies, principal, signatures};
-use crate::domain::endpoint::{CustomHeader, EndpointFilter, EndpointSettings, EndpointStatus};
+use crate::domain::endpoint::{ContentType, CustomHeader, EndpointFilter, EndpointSettings, EndpointStatus};
 use crate::domain::id::EndpointId;
 use crate::service::{EndpointField, EndpointUpdate};
 
@@ -193,7 +193,7 @@ impl pb::endpoint_service_server::EndpointService for Api {
     }
 }
 
-const FIELDS: [(&str, EndpointField); 17] = [
+const FIELDS: [(&str, EndpointField); 18] = [
     ("uid", EndpointField::Uid),
     ("name", EndpointField::Name),
     ("url", EndpointField::Url),
@@ -205,6 +205,7 @@ const FIELDS: [(&str, EndpointField); 17] = [
     ("disable_policy", EndpointField::DisablePolicy),
     ("headers", EndpointField::Headers),
     ("max_in_flight", EndpointField::MaxInFlight),
+    ("content_type", EndpointField::ContentType),
     ("authentication", EndpointField::Authentication),
     ("mtls_client_cert", EndpointField::ClientCertificate),
     ("ca_certificate", EndpointField::Authorities),
@@ -239,6 +240,7 @@ fn populated(endpoint: &pb::Endpoint) -> Vec<EndpointField> {
         EndpointField::DisablePolicy => endpoint.disable_policy.is_some(),
         EndpointField::Headers => !endpoint.headers.is_empty(),
         EndpointField::MaxInFlight => endpoint.max_in_flight != 0,
+        EndpointField::ContentType => endpoint.content_type() != pb::ContentType::Unspecified,
         EndpointField::Authentication => endpoint.authentication.is_some(),
         EndpointField::ClientCertificate => endpoint.mtls_client_cert.is_some(),
         EndpointField::Authorities => !endpoint.ca_certificate.is_empty(),
@@ -250,7 +252,9 @@ fn populated(endpoint: &pb::Endpoint) -> Vec<EndpointField> {
 }
 
 fn settings(check: &mut Check, endpoint: pb::Endpoint) -> EndpointSettings {
+    let content_type = content_type(check, endpoint.content_type);
     EndpointSettings {
+        content_type,
         uid: check.optional_text("endpoint.uid", endpoint.uid, TEXT_MAX),
         name: check.text("endpoint.name", endpoint.name, TEXT_MAX),
         url: endpoint.url,
@@ -284,6 +288,17 @@ fn settings(check: &mut Check, endpoint: pb::Endpoint) -> EndpointSettings {
         authorities: (!endpoint.ca_certificate.is_empty()).then_some(endpoint.ca_certificate),
         signature: signatures::settings(check, "endpoint.signature", endpoint.signature),
         rotation: signatures::rotation(check, endpoint.rotation_period, endpoint.rotation_grace),
+    }
+}
+
+fn content_type(check: &mut Check, given: i32) -> ContentType {
+    match pb::ContentType::try_from(given) {
+        Ok(pb::ContentType::Unspecified | pb::ContentType::Json) => ContentType::Json,
+        Ok(pb::ContentType::Form) => ContentType::Form,
+        Err(_) => {
+            check.refuse("endpoint.content_type", "is not a known content type");
+            ContentType::Json
+        }
     }
 }
 

@@ -39,6 +39,7 @@ pub enum EndpointField {
     DisablePolicy,
     Headers,
     MaxInFlight,
+    ContentType,
     Authentication,
     ClientCertificate,
     Authorities,
@@ -48,7 +49,7 @@ pub enum EndpointField {
 }
 
 impl EndpointField {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Uid,
         Self::Name,
         Self::Url,
@@ -60,6 +61,7 @@ impl EndpointField {
         Self::DisablePolicy,
         Self::Headers,
         Self::MaxInFlight,
+        Self::ContentType,
         Self::Authentication,
         Self::ClientCertificate,
         Self::Authorities,
@@ -332,6 +334,7 @@ fn copy(field: EndpointField, from: &mut EndpointSettings, to: &mut EndpointSett
         EndpointField::DisablePolicy => to.disable_policy = from.disable_policy,
         EndpointField::Headers => to.headers = std::mem::take(&mut from.headers),
         EndpointField::MaxInFlight => to.max_in_flight = from.max_in_flight,
+        EndpointField::ContentType => to.content_type = from.content_type,
         EndpointField::Authentication => to.authentication = from.authentication.take(),
         EndpointField::ClientCertificate => to.client_certificate = from.client_certificate.take(),
         EndpointField::Authorities => to.authorities = from.authorities.take(),
@@ -389,6 +392,7 @@ fn summary(endpoint: &Endpoint) -> String {
         "disable_policy": settings.disable_policy,
         "headers": names,
         "max_in_flight": settings.max_in_flight,
+        "content_type": settings.content_type.as_str(),
         "authentication": settings.authentication,
         "mtls_client_cert": settings.client_certificate,
         "ca_certificate": settings.authorities,

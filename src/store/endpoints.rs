@@ -16,7 +16,7 @@ use crate::domain::attempt::ErrorClass;
 use crate::domain::change::{Change, EndpointChange, EndpointChangeKind};
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::{
-    Circuit, Endpoint, EndpointFilter, EndpointSettings, EndpointStatus, LastResponse,
+    Circuit, ContentType, Endpoint, EndpointFilter, EndpointSettings, EndpointStatus, LastResponse,
 };
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
@@ -49,6 +49,7 @@ mod entity {
         pub updated_at: i64,
         pub disable_policy: Option<String>,
         pub max_in_flight: i32,
+        pub content_type: i16,
         pub authentication_sealed: Option<Vec<u8>>,
         pub client_certificate_sealed: Option<Vec<u8>>,
         pub certificate_ends_at: Option<i64>,
@@ -220,6 +221,8 @@ impl Store {
                 disable_policy: policy_of(row.disable_policy)?,
                 headers: self.open_headers(project, id, row.headers_sealed)?,
                 max_in_flight: u16::try_from(row.max_in_flight).unwrap_or_default(),
+                content_type: ContentType::from_code(row.content_type)
+                    .ok_or_else(|| StoreError::Corrupt(format!("the content type of {id}")))?,
                 authentication: self.open_authentication(project, id, row.authentication_sealed)?,
                 client_certificate: self.open_certificate(project, id, row.client_certificate_sealed)?,
                 authorities: row.authorities,
@@ -269,6 +272,7 @@ impl Store {
             updated_at: Set(endpoint.updated_at.as_millis()),
             disable_policy: Set(disable),
             max_in_flight: Set(settings.max_in_flight.into()),
+            content_type: Set(settings.content_type.code()),
             authentication_sealed: Set(self.seal_authentication(
                 endpoint.project,
                 endpoint.id,

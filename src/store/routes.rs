@@ -15,7 +15,7 @@ use super::rows::{Kind, Rows};
 use super::vault::Place;
 use crate::domain::clock::Timestamp;
 use crate::domain::disable::DisablePolicy;
-use crate::domain::endpoint::{CustomHeader, EndpointStatus};
+use crate::domain::endpoint::{ContentType, CustomHeader, EndpointStatus};
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::project::PausedPolicy;
 use crate::domain::retry::RetryPolicy;
@@ -72,7 +72,7 @@ impl Store {
         let mut patterns = enabled_patterns(txn, project).await?;
         let sql = "SELECT id, url, owner_id, http_timeout_ms, retry_policy, headers_sealed, status, \
                    disable_policy, max_in_flight, authentication_sealed, client_certificate_sealed, authorities, \
-                   credential_version, signature \
+                   credential_version, signature, content_type \
                    FROM endpoints WHERE project_id = $1";
         let mut routes = Vec::new();
         for row in query(txn, sql, project).await? {
@@ -95,6 +95,8 @@ impl Store {
                 retry: policy_of(row.try_get_by_index(4)?)?.unwrap_or_else(|| retry.clone()),
                 disable: policy_of(row.try_get_by_index(7)?)?.unwrap_or(disable),
                 max_in_flight: u16::try_from(row.try_get_by_index::<i32>(8)?).unwrap_or_default(),
+                content_type: ContentType::from_code(row.try_get_by_index(14)?)
+                    .ok_or_else(|| StoreError::Corrupt(format!("the content type of {id}")))?,
                 patterns: patterns.remove(&id).unwrap_or_default(),
             });
         }

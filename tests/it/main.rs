@@ -21,6 +21,7 @@ mod events;
 mod fairness;
 mod fan_out;
 mod faults;
+mod forms;
 mod guard;
 mod inactive;
 mod jwks;

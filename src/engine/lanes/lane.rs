@@ -139,6 +139,10 @@ impl Lane {
     /// Lets cap and standing follow the endpoint.
     pub fn adapt(&mut self, outcome: &AttemptOutcome, limits: LaneLimits) {
         let class = outcome.error.as_ref().map(|(class, _)| *class);
+        if class == Some(ErrorClass::Cancelled) {
+            // Nothing was sent, so nothing was learned.
+            return;
+        }
         self.standing = match class {
             None | Some(ErrorClass::HttpStatus) => Standing::Answers,
             Some(_) => Standing::Silent,
