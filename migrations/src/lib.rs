@@ -18,6 +18,7 @@ mod m0012_failing;
 mod m0014_expansions;
 mod m0015_probes;
 mod m0016_content_types;
+mod m0016_rate_limits;
 mod m0017_signatures;
 mod m0018_rotation;
 mod m0019_credentials;
@@ -43,6 +44,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0014_expansions::Migration),
             Box::new(m0015_probes::Migration),
             Box::new(m0016_content_types::Migration),
+            Box::new(m0016_rate_limits::Migration),
             Box::new(m0017_signatures::Migration),
             Box::new(m0018_rotation::Migration),
             Box::new(m0019_credentials::Migration),

@@ -9,6 +9,7 @@ use super::credentials::{Authentication, ClientCertificate};
 use super::disable::DisablePolicy;
 use super::error::{Error, ErrorKind, Result};
 use super::id::{EndpointId, ProjectId};
+use super::rate::RateLimit;
 use super::retry::RetryPolicy;
 use super::rotation::RotationSettings;
 use super::signature::SignatureSettings;
@@ -210,6 +211,9 @@ pub struct EndpointSettings {
     pub max_in_flight: u16,
     #[serde(default)]
     pub content_type: ContentType,
+    /// None: attempts start as soon as they can.
+    #[serde(default)]
+    pub rate_limit: Option<RateLimit>,
     #[serde(default)]
     pub authentication: Option<Authentication>,
     #[serde(default)]

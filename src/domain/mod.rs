@@ -22,6 +22,7 @@ pub mod id;
 pub mod page;
 pub mod principal;
 pub mod project;
+pub mod rate;
 pub mod retry;
 pub mod rotation;
 pub mod routing;

@@ -14,6 +14,7 @@ use super::error::{Error, Result};
 use super::event::Target;
 use super::id::{EndpointId, ProjectId};
 use super::project::PausedPolicy;
+use super::rate::RateLimit;
 use super::retry::RetryPolicy;
 use super::secret::LiveSecret;
 use super::signature::SignatureSettings;
@@ -42,6 +43,7 @@ pub struct EndpointRoute {
     /// Attempts in flight at once on one node; 0: the cap follows the endpoint.
     pub max_in_flight: u16,
     pub content_type: ContentType,
+    pub rate_limit: Option<RateLimit>,
     /// Of all its enabled subscriptions.
     pub patterns: Vec<EventTypePattern>,
 }

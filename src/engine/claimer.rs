@@ -19,7 +19,7 @@ use super::writer::chain;
 use super::{Shared, worker};
 use crate::domain::clock::Timestamp;
 use crate::domain::id::EndpointId;
-use crate::store::{ClaimRequest, Due, Result, Store};
+use crate::store::{ClaimRequest, Due, Hold, Result, Store};
 
 /// The slow round.
 const ROUND: Duration = Duration::from_millis(500);
@@ -99,7 +99,7 @@ impl Claimer {
         let asked = found.choice.take.len();
         let mut claimed = 0;
         if asked > 0 {
-            let request = ClaimRequest { ids: found.choice.take.clone() };
+            let request = ClaimRequest { ids: found.choice.take.clone(), hold: Hold::No };
             let (reply, answer) = oneshot::channel();
             if self.calls.send(ClaimCall { request, reply }).await.is_err() {
                 return Ok(false);
@@ -141,7 +141,7 @@ impl Claimer {
         endpoints.sort_unstable();
         endpoints.dedup();
         let seen: HashSet<_> = due.iter().map(|one| one.id).collect();
-        let theirs = self.store.due_of(&endpoints, SEEN_OF_EACH).await?;
+        let theirs = self.store.due_of(&endpoints, Hold::No, SEEN_OF_EACH).await?;
         let mut counts: HashMap<EndpointId, u32> = HashMap::new();
         for one in &theirs {
             *counts.entry(one.endpoint).or_default() += 1;

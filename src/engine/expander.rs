@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Shared;
-use super::ingest::new_delivery;
+use super::ingest::{new_delivery, paced};
 use super::writer::chain;
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::id::{DeliveryId, EndpointId, EventId};
@@ -77,6 +77,9 @@ async fn step(store: &Store, shared: &Shared, after: &mut EventId) -> Result<boo
         shared.breakers.close(closed);
     }
     tx.commit().await?;
+    for endpoint in paced(&deliveries) {
+        shared.pacer.tell(project, endpoint);
+    }
     shared.claims.ring();
     Ok(true)
 }

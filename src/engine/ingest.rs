@@ -15,7 +15,7 @@ use crate::domain::endpoint::{ContentType, EndpointStatus};
 use crate::domain::error::{Error, ErrorKind, OVERLOADED, Result};
 use crate::domain::event::{Event, FanOut, IdempotencyKey, Receipt, Target};
 use crate::domain::form;
-use crate::domain::id::{DeliveryId, LeaseId, ProjectId};
+use crate::domain::id::{DeliveryId, EndpointId, LeaseId, ProjectId};
 use crate::domain::project::PausedPolicy;
 use crate::domain::routing::{EndpointRoute, ProjectRoutes};
 use crate::metrics::Metrics;
@@ -119,6 +119,8 @@ pub enum Verdict {
         receipt: Receipt,
         /// Those of its deliveries that go straight to their lanes.
         jobs: Vec<(Reservation, ClaimedDelivery)>,
+        /// Endpoints for which some of them wait for slots.
+        paced: Vec<EndpointId>,
         /// Its deliveries are made afterwards.
         expands: bool,
     },
@@ -178,12 +180,13 @@ pub async fn write(
                 if targets.len() > shared.fan_out.at_once {
                     let targets = targets.iter().map(|route| route.id).collect();
                     events.push(NewEvent { event, deliveries: Vec::new(), targets });
-                    Verdict::Accepted { receipt, jobs: Vec::new(), expands: true }
+                    Verdict::Accepted { receipt, jobs: Vec::new(), paced: Vec::new(), expands: true }
                 } else {
                     let (deliveries, jobs) =
                         deliver(shared, claims_for, event, routes.paused_policy, &targets);
+                    let paced = paced(&deliveries).collect();
                     events.push(NewEvent { event, deliveries, targets: Vec::new() });
-                    Verdict::Accepted { receipt, jobs, expands: false }
+                    Verdict::Accepted { receipt, jobs, paced, expands: false }
                 }
             }
         });
@@ -343,6 +346,7 @@ pub fn new_delivery(shared: &Shared, route: &EndpointRoute, policy: PausedPolicy
         (EndpointStatus::Active, _) if shared.breakers.is_open(route.id) => {
             (DeliveryStatus::Scheduled, Hold::Breaker)
         }
+        (EndpointStatus::Active, _) if route.rate_limit.is_some() => (DeliveryStatus::Scheduled, Hold::Rate),
         (EndpointStatus::Active, _) => (DeliveryStatus::Scheduled, Hold::No),
         (EndpointStatus::Paused, PausedPolicy::Hold) => (DeliveryStatus::Scheduled, Hold::Paused),
         (EndpointStatus::Paused, PausedPolicy::Discard)
@@ -358,6 +362,11 @@ pub fn new_delivery(shared: &Shared, route: &EndpointRoute, policy: PausedPolicy
     }
 }
 
+/// The endpoints whose deliveries wait for slots.
+pub fn paced(deliveries: &[NewDelivery]) -> impl Iterator<Item = EndpointId> {
+    deliveries.iter().filter(|one| one.hold == Hold::Rate).map(|one| one.endpoint)
+}
+
 fn job(delivery: &NewDelivery, lease: LeaseId, event: &Event) -> ClaimedDelivery {
     ClaimedDelivery {
         id: delivery.id,
@@ -367,6 +376,8 @@ fn job(delivery: &NewDelivery, lease: LeaseId, event: &Event) -> ClaimedDelivery
         budget_start: 0,
         created_at: event.created_at,
         probe: None,
+        start_by: None,
+        again: false,
         message: event.message.clone(),
     }
 }

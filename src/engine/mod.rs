@@ -7,7 +7,8 @@
 //! of events that reach many endpoints. **Lanes** hold work in memory per
 //! endpoint and give slots in turn. The **workers** make attempts. The **claimer** fetches due work for free
 //! slots. The **keeper** renews the process's lease, without which nothing is sent, and frees those of dead
-//! processes. **Probes** try out endpoints that were switched off. On PostgreSQL there may be other nodes: **versions** keeps the routing table as new as their changes,
+//! processes. **Probes** try out endpoints that were switched off. The **pacer** reserves
+//! the slots of endpoints with a rate limit. On PostgreSQL there may be other nodes: **versions** keeps the routing table as new as their changes,
 //! and **bells** tell each other what is worth a look.
 //!
 //! What is promised: an event is acknowledged after its commit; an outcome is written under the fencing token
@@ -25,6 +26,7 @@ mod guard;
 mod ingest;
 mod keeper;
 mod lanes;
+mod pacer;
 mod probes;
 mod routing;
 mod trim;
@@ -57,7 +59,8 @@ use breakers::Breakers;
 use doorbell::Doorbell;
 use guard::Guard;
 use keeper::Keeper;
-use lanes::Lanes;
+use lanes::{LaneRule, Lanes};
+use pacer::Pacer;
 use turn::{Inbox, Outcome};
 use versions::Versions;
 use writer::Writer;
@@ -83,6 +86,7 @@ pub struct Wake {
     routing: Arc<RoutingTable>,
     claims: Arc<Doorbell>,
     probes: Arc<Notify>,
+    pacer: Arc<Pacer>,
     align: Align,
 }
 
@@ -97,6 +101,11 @@ impl Wake {
     /// Something became due.
     pub fn due(&self) {
         self.claims.ring();
+    }
+
+    /// Something became due for an endpoint with a rate limit.
+    pub fn paced(&self, project: ProjectId, endpoint: EndpointId) {
+        self.pacer.tell(project, endpoint);
     }
 
     /// A delivery waits to probe its endpoint.
@@ -157,6 +166,7 @@ struct Shared {
     attempts: TaskTracker,
     outcomes: mpsc::Sender<Outcome>,
     claims: Arc<Doorbell>,
+    pacer: Arc<Pacer>,
     metrics: Arc<Metrics>,
     breakers: Breakers,
     breaker: BreakerPolicy,
@@ -179,14 +189,28 @@ impl Shared {
         }
     }
 
-    /// Puts claimed deliveries in their lanes, under the caps that their endpoints have.
+    /// Puts claimed deliveries in their lanes, under the rules that their endpoints have. Those that need slots
+    /// begin to wait for them.
     async fn take_in(&self, claimed: Claimed) {
+        for (project, endpoint) in self.push(claimed).await {
+            self.pacer.tell(project, endpoint);
+        }
+    }
+
+    /// The same, and says whose deliveries need slots.
+    async fn push(&self, claimed: Claimed) -> Vec<(ProjectId, EndpointId)> {
         self.confirm(&claimed).await;
+        let mut paced = Vec::new();
         self.lanes.push(claimed.deliveries, |job| {
             let routes = self.routing.get(job.message.project);
             let route = routes.as_ref().and_then(|routes| routes.endpoint(job.endpoint));
-            route.map_or(0, |route| route.max_in_flight)
+            let rule = route.map(|route| LaneRule::of(route)).unwrap_or_default();
+            if rule.late.is_some() {
+                paced.push((job.message.project, job.endpoint));
+            }
+            rule
         });
+        paced
     }
 }
 
@@ -222,6 +246,7 @@ impl Engine {
         let routing = RoutingTable::new(store.clone(), settings.rules);
         let versions = Versions::new(&store);
         let (claims, probes) = (Arc::<Doorbell>::default(), Arc::<Notify>::default());
+        let pacer = Arc::<Pacer>::default();
         let attempts = TaskTracker::new();
         let shared = Arc::new(Shared {
             lanes: Lanes::new(settings.lanes),
@@ -232,6 +257,7 @@ impl Engine {
             attempts: attempts.clone(),
             outcomes: outcome_tx.clone(),
             claims: claims.clone(),
+            pacer: pacer.clone(),
             metrics: metrics.clone(),
             breakers: Breakers::default(),
             breaker: settings.breaker,
@@ -269,7 +295,11 @@ impl Engine {
         supervise_until(&keepers, &failed, &end, "lease keeper", task);
         let task = bells::send(store.clone(), silence.clone());
         supervise_until(&ringing, &failed, &silence, "ringing other nodes", task);
-        let task = upkeep::run(store.clone(), align_rx, claims.clone(), stop.clone());
+        let task = pacer::run(store.clone(), shared.clone(), stop.clone());
+        supervise_until(&claimer, &failed, &stop, "pacer", task);
+        let task = pacer::start(shared.clone(), stop.clone());
+        supervise_until(&claimer, &failed, &stop, "starting of paced attempts", task);
+        let task = upkeep::run(store.clone(), align_rx, shared.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "upkeep", task);
         let task = trim::run(store.clone(), settings.changes_retention, stop.clone());
         supervise_until(&claimer, &failed, &stop, "trimming of the change log", task);
@@ -282,7 +312,7 @@ impl Engine {
 
         Ok(Self {
             ingest: IngestHandle::new(publish_tx, metrics),
-            wake: Wake { routing: routing.clone(), claims, probes, align },
+            wake: Wake { routing: routing.clone(), claims, probes, pacer, align },
             routing,
             shared,
             store,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::doorbell::Doorbell;
+use super::Shared;
 use super::writer::chain;
 use crate::domain::id::EndpointId;
 use crate::store::{Lane, Result, Store};
@@ -21,7 +21,7 @@ const BATCH: u32 = 500;
 pub async fn run(
     store: Store,
     mut changed: mpsc::Receiver<EndpointId>,
-    claims: Arc<Doorbell>,
+    shared: Arc<Shared>,
     stop: CancellationToken,
 ) {
     // The first round is at the start.
@@ -34,8 +34,8 @@ pub async fn run(
             () = stop.cancelled() => return,
         };
         let aligned = match endpoint {
-            Some(endpoint) => align(&store, endpoint, &claims, &stop).await,
-            None => align_all(&store, &claims, &stop).await,
+            Some(endpoint) => align(&store, endpoint, &shared, &stop).await,
+            None => align_all(&store, &shared, &stop).await,
         };
         if let Err(error) = aligned {
             tracing::warn!(error = chain(&error), "queued work was not moved; the next round does it");
@@ -49,18 +49,16 @@ pub async fn run(
 }
 
 /// Brings an endpoint's queued work in line with its state, in bounded batches, each a transaction of its own.
-async fn align(
-    store: &Store,
-    endpoint: EndpointId,
-    claims: &Doorbell,
-    stop: &CancellationToken,
-) -> Result<()> {
+async fn align(store: &Store, endpoint: EndpointId, shared: &Shared, stop: &CancellationToken) -> Result<()> {
     while !stop.is_cancelled() {
         let mut tx = store.begin(Lane::Engine).await?;
         let aligned = tx.align(endpoint, BATCH).await?;
         tx.commit().await?;
         if aligned.due {
-            claims.ring();
+            shared.claims.ring();
+        }
+        if let Some(project) = aligned.paced {
+            shared.pacer.tell(project, endpoint);
         }
         if aligned.rows < u64::from(BATCH) {
             break;
@@ -69,11 +67,11 @@ async fn align(
     Ok(())
 }
 
-async fn align_all(store: &Store, claims: &Doorbell, stop: &CancellationToken) -> Result<()> {
+async fn align_all(store: &Store, shared: &Shared, stop: &CancellationToken) -> Result<()> {
     let mut last = None;
     while let Some(endpoint) = store.unaligned_after(last).await? {
         // One that cannot be read does not keep the others waiting.
-        if let Err(error) = align(store, endpoint, claims, stop).await {
+        if let Err(error) = align(store, endpoint, shared, stop).await {
             tracing::warn!(%endpoint, error = chain(&error), "queued work was not moved");
         }
         if stop.is_cancelled() {

@@ -1,12 +1,13 @@
 //! The workers: each takes deliveries from the lanes and attempts them, one at a time, while there are any.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::Shared;
+use super::lanes::LaneRule;
 use super::turn::Outcome;
 use crate::dispatch::{Identity, OutboundRequest, Token, TokenError};
 use crate::domain::attempt::{AttemptOutcome, ErrorClass};
@@ -51,9 +52,16 @@ async fn work(shared: Arc<Shared>, mut job: ClaimedDelivery) {
 /// Attempts a delivery and hands over what became of it; once more where its connection had gone stale. Returns
 /// what the attempt came to, none where nothing was sent.
 async fn see_through(shared: &Shared, mut job: ClaimedDelivery) -> Option<AttemptOutcome> {
-    let mut again = false;
     loop {
-        let outcome = attempt(shared, &job, again).await;
+        let outcome = match attempt(shared, &job).await {
+            Made::Outcome(outcome) => outcome,
+            Made::NotYet(rule) => {
+                let (project, endpoint) = (job.message.project, job.endpoint);
+                shared.lanes.put_back(job, rule);
+                shared.pacer.tell_soon(project, endpoint);
+                return None;
+            }
+        };
         let (result, once_more) = match &outcome {
             Outcome::Finished(finished) => {
                 measure(shared, finished);
@@ -70,7 +78,8 @@ async fn see_through(shared: &Shared, mut job: ClaimedDelivery) -> Option<Attemp
         }
         job.attempts = job.attempts.saturating_add(1);
         job.budget_start = job.budget_start.saturating_add(1);
-        again = true;
+        // What comes next is another start, which needs a slot of its own.
+        (job.again, job.start_by) = (true, None);
     }
 }
 
@@ -85,32 +94,55 @@ fn measure(shared: &Shared, finished: &FinishedAttempt) {
     shared.metrics.engine.attempted(class, took, waited);
 }
 
+/// What became of a delivery that was to be attempted.
+enum Made {
+    Outcome(Outcome),
+    /// Its endpoint has a rate limit, and it has no slot or missed it.
+    NotYet(LaneRule),
+}
+
+impl Made {
+    fn finished(finished: FinishedAttempt) -> Self {
+        Self::Outcome(Outcome::Finished(Box::new(finished)))
+    }
+}
+
+/// Whether the delivery's slot, if it needs one, stands open. The probe of a PENDING endpoint needs none.
+fn has_turn(route: &EndpointRoute, job: &ClaimedDelivery) -> bool {
+    route.rate_limit.is_none()
+        || job.probe == Some(Probe::Endpoint)
+        || job.start_by.is_some_and(|end| Instant::now() <= end)
+}
+
 /// Sends, if the endpoint may be sent to.
-async fn attempt(shared: &Shared, job: &ClaimedDelivery, again: bool) -> Outcome {
+async fn attempt(shared: &Shared, job: &ClaimedDelivery) -> Made {
     let mut held: Option<(i64, Token)> = None;
     loop {
         let route = match permitted(shared, job).await {
             Ok(route) => route,
-            Err(outcome) => return outcome,
+            Err(outcome) => return Made::Outcome(outcome),
         };
+        if !has_turn(&route, job) {
+            return Made::NotYet(LaneRule::of(&route));
+        }
         let Some(credentials) = route.credentials.as_ref().filter(|credentials| credentials.need_token())
         else {
-            return Outcome::Finished(Box::new(send(shared, &route, job, again, None).await));
+            return Made::finished(send(shared, &route, job, None).await);
         };
         if let Some((version, token)) = &held
             && *version == credentials.version
         {
-            return Outcome::Finished(Box::new(send(shared, &route, job, again, Some(token)).await));
+            return Made::finished(send(shared, &route, job, Some(token)).await);
         }
         // It may take a while to come: whether something may be sent is asked again with it.
         held = match shared.dispatcher.token(route.id, credentials).await {
             Ok(token) => Some((credentials.version, token)),
             // A probe has one attempt, now or never.
             Err(TokenError::Resting(until)) if job.probe != Some(Probe::Endpoint) => {
-                return Outcome::Released(job.postpone(until));
+                return Made::Outcome(Outcome::Released(job.postpone(until)));
             }
             Err(error) => {
-                return Outcome::Finished(Box::new(finish(&route, job, again, Vec::new(), error.outcome())));
+                return Made::finished(finish(&route, job, Vec::new(), error.outcome()));
             }
         };
     }
@@ -181,7 +213,6 @@ async fn send(
     shared: &Shared,
     route: &EndpointRoute,
     job: &ClaimedDelivery,
-    again: bool,
     token: Option<&Token>,
 ) -> FinishedAttempt {
     let number = job.attempts.saturating_add(1);
@@ -213,7 +244,7 @@ async fn send(
             AttemptOutcome::unsent(now, ErrorClass::BlockedAddress, detail)
         }
     };
-    let mut finished = finish(route, job, again, request_headers, outcome);
+    let mut finished = finish(route, job, request_headers, outcome);
     if unsendable {
         finished.next = Next::Failed;
     }
@@ -233,14 +264,13 @@ const UNAUTHORIZED: u16 = 401;
 fn finish(
     route: &EndpointRoute,
     job: &ClaimedDelivery,
-    again: bool,
     request_headers: Vec<(String, String)>,
     outcome: AttemptOutcome,
 ) -> FinishedAttempt {
     let number = job.attempts.saturating_add(1);
     let ended_at = Timestamp::now();
     let made = number.saturating_sub(job.budget_start);
-    let next = if outcome.is_stale_connection() && !again {
+    let next = if outcome.is_stale_connection() && !job.again {
         // The receiver had closed the connection before, most likely: it says nothing about the endpoint.
         Next::Again
     } else {
@@ -273,6 +303,7 @@ fn finish(
         budget_start: job.budget_start.saturating_add(free),
         disable: route.disable,
         probe: job.probe,
+        limited: route.rate_limit.is_some(),
         host: route.host.clone(),
     }
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::ingest::{self, Publish, Verdict};
 use super::turn::{Batch, Inbox, TURN_BYTES, TURN_EVENTS, TURN_OUTCOMES, recv};
 use super::{Shared, failures, worker};
+use crate::domain::clock::Timestamp;
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::error::Error;
 use crate::domain::id::LeaseId;
@@ -224,9 +225,12 @@ impl Writer {
         for (publish, verdict) in batch.publishes.into_iter().zip(verdicts) {
             let answer = match verdict {
                 Verdict::Answer(answer) => answer,
-                Verdict::Accepted { receipt, jobs, expands: wide } => {
+                Verdict::Accepted { receipt, jobs, paced, expands: wide } => {
                     expands |= wide;
-                    spilled |= jobs.len() < receipt.deliveries as usize;
+                    spilled |= jobs.len() + paced.len() < receipt.deliveries as usize;
+                    for endpoint in paced {
+                        self.shared.pacer.tell(publish.event.message.project, endpoint);
+                    }
                     for (reservation, job) in jobs {
                         reservation.fill(job);
                     }
@@ -250,8 +254,15 @@ impl Writer {
             self.shared.claims.ring();
         }
         for one in &batch.finished {
-            if let Next::Retry(due) = one.next {
-                self.shared.claims.ring_at(due);
+            match one.next {
+                Next::Retry(due) if one.limited => {
+                    // The database's millisecond must have begun.
+                    let wait = due.since(Timestamp::now()) + Duration::from_millis(1);
+                    let (project, endpoint) = (one.attempt.project, one.attempt.endpoint);
+                    self.shared.pacer.tell_at(project, endpoint, std::time::Instant::now() + wait);
+                }
+                Next::Retry(due) => self.shared.claims.ring_at(due),
+                _ => {}
             }
         }
         for due in batch.released.iter().filter_map(|one| one.due) {

@@ -109,6 +109,7 @@ pub fn endpoint(endpoint: Endpoint) -> pb::Endpoint {
         rotation_period: settings.rotation.period.map(duration),
         rotation_grace: Some(duration(settings.rotation.grace)),
         content_type: content_type(settings.content_type).into(),
+        rate_limit: settings.rate_limit.map(policies::rate_message),
         circuit: Some(circuit(endpoint.circuit)),
         consecutive_failures: count(endpoint.consecutive_failures),
         last_response: endpoint.last_response.map(|last| pb::LastResponse {

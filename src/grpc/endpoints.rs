@@ -193,7 +193,7 @@ impl pb::endpoint_service_server::EndpointService for Api {
     }
 }
 
-const FIELDS: [(&str, EndpointField); 18] = [
+const FIELDS: [(&str, EndpointField); 19] = [
     ("uid", EndpointField::Uid),
     ("name", EndpointField::Name),
     ("url", EndpointField::Url),
@@ -206,6 +206,7 @@ const FIELDS: [(&str, EndpointField); 18] = [
     ("headers", EndpointField::Headers),
     ("max_in_flight", EndpointField::MaxInFlight),
     ("content_type", EndpointField::ContentType),
+    ("rate_limit", EndpointField::RateLimit),
     ("authentication", EndpointField::Authentication),
     ("mtls_client_cert", EndpointField::ClientCertificate),
     ("ca_certificate", EndpointField::Authorities),
@@ -240,6 +241,7 @@ fn populated(endpoint: &pb::Endpoint) -> Vec<EndpointField> {
         EndpointField::DisablePolicy => endpoint.disable_policy.is_some(),
         EndpointField::Headers => !endpoint.headers.is_empty(),
         EndpointField::MaxInFlight => endpoint.max_in_flight != 0,
+        EndpointField::RateLimit => endpoint.rate_limit.is_some(),
         EndpointField::ContentType => endpoint.content_type() != pb::ContentType::Unspecified,
         EndpointField::Authentication => endpoint.authentication.is_some(),
         EndpointField::ClientCertificate => endpoint.mtls_client_cert.is_some(),
@@ -255,6 +257,7 @@ fn settings(check: &mut Check, endpoint: pb::Endpoint) -> EndpointSettings {
     let content_type = content_type(check, endpoint.content_type);
     EndpointSettings {
         content_type,
+        rate_limit: policies::rate(check, "endpoint.rate_limit", endpoint.rate_limit),
         uid: check.optional_text("endpoint.uid", endpoint.uid, TEXT_MAX),
         name: check.text("endpoint.name", endpoint.name, TEXT_MAX),
         url: endpoint.url,

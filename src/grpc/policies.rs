@@ -7,6 +7,7 @@ use super::convert::{count, duration};
 use super::pb;
 use super::pb::retry_policy::Strategy;
 use crate::domain::disable::DisablePolicy;
+use crate::domain::rate::RateLimit;
 use crate::domain::retry::{RetryPolicy, RetryStrategy};
 
 const WAIT_MIN: Duration = Duration::from_millis(1);
@@ -14,6 +15,8 @@ const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 const WAITS_MAX: usize = 99;
 const ATTEMPTS_MAX: u16 = 100;
 const FAILURES_MAX: u32 = 1000;
+const RATE_MAX: u32 = 10_000;
+const RATE_PER_MIN: Duration = Duration::from_secs(1);
 const SPAN_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A retry policy; none where the message is absent. `field` is its path.
@@ -101,6 +104,33 @@ pub fn disable(check: &mut Check, field: &str, policy: Option<pb::DisablePolicy>
         None => default.span,
     };
     Some(DisablePolicy { failures, span, off: policy.off })
+}
+
+/// A rate limit; none where the message is absent.
+pub fn rate(check: &mut Check, field: &str, limit: Option<pb::RateLimit>) -> Option<RateLimit> {
+    let limit = limit?;
+    let mut number = |name: &str, given: i32, least: u32| match u32::try_from(given) {
+        Ok(0) if least == 0 => 1,
+        Ok(given) if (1..=RATE_MAX).contains(&given) => given,
+        _ => {
+            check.refuse(format!("{field}.{name}"), "must be 1 to 10,000");
+            1
+        }
+    };
+    let (requests, burst) = (number("requests", limit.requests, 1), number("burst", limit.burst, 0));
+    let per = match limit.per {
+        Some(per) => check.duration(&format!("{field}.per"), per, RATE_PER_MIN..=WAIT_MAX),
+        None => RATE_PER_MIN,
+    };
+    Some(RateLimit { requests, per, burst })
+}
+
+pub fn rate_message(limit: RateLimit) -> pb::RateLimit {
+    pb::RateLimit {
+        requests: count(limit.requests),
+        per: Some(duration(limit.per)),
+        burst: count(limit.burst),
+    }
 }
 
 pub fn retry_message(policy: RetryPolicy) -> pb::RetryPolicy {

@@ -67,7 +67,13 @@ impl Services {
         if probes && tx.has_queued(endpoint.id).await? {
             return Err(still_discarding(endpoint.id));
         }
-        let hold = if probes { Hold::Probe } else { Hold::No };
+        let limited = endpoint.settings.rate_limit.is_some();
+        let hold = match (probes, limited) {
+            (true, _) => Hold::Probe,
+            (false, true) => Hold::Rate,
+            (false, false) => Hold::No,
+        };
+        let to = endpoint.id;
         let owner = endpoint.settings.owner_id.clone();
         if !tx.reopen(&delivery, owner, hold, Timestamp::now()).await? {
             return Err(not_retryable(&delivery));
@@ -87,6 +93,8 @@ impl Services {
             }
             if probes {
                 wake.probe();
+            } else if limited {
+                wake.paced(project, to);
             } else {
                 wake.due();
             }

@@ -40,6 +40,7 @@ pub enum EndpointField {
     Headers,
     MaxInFlight,
     ContentType,
+    RateLimit,
     Authentication,
     ClientCertificate,
     Authorities,
@@ -49,7 +50,7 @@ pub enum EndpointField {
 }
 
 impl EndpointField {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Uid,
         Self::Name,
         Self::Url,
@@ -62,6 +63,7 @@ impl EndpointField {
         Self::Headers,
         Self::MaxInFlight,
         Self::ContentType,
+        Self::RateLimit,
         Self::Authentication,
         Self::ClientCertificate,
         Self::Authorities,
@@ -217,6 +219,9 @@ impl Services {
             audit(&tx, principal, "UpdateEndpoint", Some(&before), Some(&endpoint)).await?;
             self.commit_routes(tx, project, version).await?;
             self.rotations.notify_one();
+            if endpoint.settings.rate_limit.is_some() != before.settings.rate_limit.is_some() {
+                self.wake.align(id);
+            }
         } else {
             tx.rollback().await?;
         }
@@ -335,6 +340,7 @@ fn copy(field: EndpointField, from: &mut EndpointSettings, to: &mut EndpointSett
         EndpointField::Headers => to.headers = std::mem::take(&mut from.headers),
         EndpointField::MaxInFlight => to.max_in_flight = from.max_in_flight,
         EndpointField::ContentType => to.content_type = from.content_type,
+        EndpointField::RateLimit => to.rate_limit = from.rate_limit,
         EndpointField::Authentication => to.authentication = from.authentication.take(),
         EndpointField::ClientCertificate => to.client_certificate = from.client_certificate.take(),
         EndpointField::Authorities => to.authorities = from.authorities.take(),
@@ -393,6 +399,7 @@ fn summary(endpoint: &Endpoint) -> String {
         "headers": names,
         "max_in_flight": settings.max_in_flight,
         "content_type": settings.content_type.as_str(),
+        "rate_limit": settings.rate_limit,
         "authentication": settings.authentication,
         "mtls_client_cert": settings.client_certificate,
         "ca_certificate": settings.authorities,

@@ -1,4 +1,4 @@
-//! Bringing an endpoint's queued work in line with its state: held work goes on, an open breaker's is parked,
+//! Bringing an endpoint's queued work in line with its state and its rate limit: held work goes on, an open breaker's is parked,
 //! that of an INACTIVE, PENDING or deleted endpoint becomes DISCARDED. Always a bounded number of rows.
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
@@ -6,7 +6,7 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 use super::Store;
 use super::error::{Result, StoreError};
 use super::notify::Bells;
-use super::outcomes::{PARKED_BREAKER, PARKED_PROBE};
+use super::outcomes::{PARKED_BREAKER, PARKED_PROBE, PARKED_RATE};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::attempt::ErrorClass;
@@ -22,6 +22,8 @@ pub struct Aligned {
     pub rows: u64,
     /// Some of it may be claimed now.
     pub due: bool,
+    /// Some of it waits for slots now; the project.
+    pub paced: Option<ProjectId>,
 }
 
 impl Store {
@@ -55,13 +57,18 @@ impl Tx {
         // in the order in which everyone does: health, then the endpoint.
         let is_open = !self.held_open([endpoint]).await?.is_empty();
         let lock = if self.backend() == DbBackend::Postgres { "FOR SHARE" } else { "" };
-        let sql = format!("SELECT status, owner_id FROM endpoints WHERE id = $1 {lock}");
+        let sql =
+            format!("SELECT status, owner_id, rate_requests, project_id FROM endpoints WHERE id = $1 {lock}");
         let statement = Statement::from_sql_and_values(self.backend(), sql, [endpoint.uuid().into()]);
+        let mut limited = None;
         let state = match self.db().query_one_raw(statement).await? {
             None => None,
             Some(row) => {
                 let status = EndpointStatus::from_code(row.try_get_by_index(0)?)
                     .ok_or_else(|| StoreError::Corrupt(format!("the status of {endpoint}")))?;
+                if row.try_get_by_index::<Option<i32>>(2)?.is_some() {
+                    limited = Some(ProjectId::from_uuid(row.try_get_by_index(3)?));
+                }
                 Some((status, row.try_get_by_index::<Option<String>>(1)?))
             }
         };
@@ -77,15 +84,21 @@ impl Tx {
             // Held until resume.
             Some((EndpointStatus::Paused, _)) => Ok(Aligned::default()),
             Some((EndpointStatus::Active, _)) if is_open => {
-                let rows = self.park(endpoint, "parked < 2", PARKED_BREAKER, limit).await?;
-                Ok(Aligned { rows, due: false })
+                let which = format!("parked <> {PARKED_BREAKER}");
+                let rows = self.park(endpoint, &which, PARKED_BREAKER, limit).await?;
+                Ok(Aligned { rows, ..Aligned::default() })
+            }
+            Some((EndpointStatus::Active, _)) if limited.is_some() => {
+                let which = format!("parked <> {PARKED_RATE}");
+                let rows = self.park(endpoint, &which, PARKED_RATE, limit).await?;
+                Ok(Aligned { rows, due: false, paced: limited })
             }
             Some((EndpointStatus::Active, _)) => {
                 let rows = self.park(endpoint, "parked > 0", 0, limit).await?;
                 if rows > 0 {
                     self.ring(Bells::DUE);
                 }
-                Ok(Aligned { rows, due: rows > 0 })
+                Ok(Aligned { rows, due: rows > 0, paced: None })
             }
         }
     }
@@ -153,7 +166,7 @@ impl Tx {
                 attempt: None,
             }));
         }
-        Ok(Aligned { rows, due: false })
+        Ok(Aligned { rows, ..Aligned::default() })
     }
 
     /// Whether anything of this endpoint is still queued, claimed or not.

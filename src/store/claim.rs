@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use sea_orm::{DbBackend, QueryResult};
 
@@ -20,6 +21,8 @@ use crate::domain::id::{DeliveryId, EndpointId, EventId, LeaseId, ProjectId};
 pub struct ClaimRequest {
     /// Deliveries that were seen to be due.
     pub ids: Vec<DeliveryId>,
+    /// How they are parked: not at all, or for a slot.
+    pub hold: Hold,
 }
 
 /// A delivery that is ours to attempt.
@@ -33,6 +36,10 @@ pub struct ClaimedDelivery {
     pub budget_start: u16,
     pub created_at: Timestamp,
     pub probe: Option<Probe>,
+    /// Where its endpoint has a rate limit: until when it may start, by the slot that it has.
+    pub start_by: Option<Instant>,
+    /// The attempt before this one met a connection that had gone stale.
+    pub again: bool,
     pub message: Arc<Message>,
 }
 
@@ -104,6 +111,8 @@ impl Tx {
                 budget_start: row.budget_start,
                 created_at: row.created_at,
                 probe: None,
+                start_by: None,
+                again: false,
                 message,
             })
         });
@@ -116,7 +125,8 @@ impl Tx {
         for id in &request.ids {
             wanted.push([id.uuid().into(), lease.uuid().into()]);
         }
-        let due = format!("claimed_by IS NULL AND parked = 0 AND due_at <= {}", now_sql(self.backend()));
+        let (parked, now) = (request.hold.code(), now_sql(self.backend()));
+        let due = format!("claimed_by IS NULL AND parked = {parked} AND due_at <= {now}");
         let returning =
             "RETURNING queue.id, endpoint_id, event_id, token, attempts, budget_start, created_at";
         let sql = match self.backend() {

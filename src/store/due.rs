@@ -3,6 +3,7 @@
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement, Value};
 
 use super::error::Result;
+use super::outcomes::Hold;
 use super::rows::{Kind, Rows};
 use super::{Store, now_sql};
 use crate::domain::id::{DeliveryId, EndpointId};
@@ -16,7 +17,7 @@ pub struct Due {
 
 impl Store {
     /// On PostgreSQL not the connections that users' reads may hold. SQLite's engine has only the one that writes.
-    fn for_claims(&self) -> &DatabaseConnection {
+    pub(super) fn for_claims(&self) -> &DatabaseConnection {
         match self.backend() {
             DbBackend::Postgres => &self.inner.engine,
             _ => self.reader(),
@@ -34,15 +35,15 @@ impl Store {
         self.for_claims().query_all_raw(statement).await?.iter().map(read).collect()
     }
 
-    /// The oldest due deliveries of each of these endpoints, `limit` at most of each.
-    pub async fn due_of(&self, endpoints: &[EndpointId], limit: u32) -> Result<Vec<Due>> {
+    /// The oldest due deliveries of each of these endpoints that are parked in this way, `limit` at most of each.
+    pub async fn due_of(&self, endpoints: &[EndpointId], hold: Hold, limit: u32) -> Result<Vec<Due>> {
         let mut rows = Rows::new([("endpoint_id", Kind::Uuid)]);
         for endpoint in endpoints {
             rows.push([endpoint.uuid().into()]);
         }
-        let now = now_sql(self.backend());
+        let (parked, now) = (hold.code(), now_sql(self.backend()));
         let own = format!(
-            "SELECT id FROM queue WHERE queue.endpoint_id = v.endpoint_id AND claimed_by IS NULL AND parked = 0 \
+            "SELECT id FROM queue WHERE queue.endpoint_id = v.endpoint_id AND claimed_by IS NULL AND parked = {parked} \
              AND due_at <= {now} ORDER BY due_at LIMIT {limit}"
         );
         let sql = match self.backend() {

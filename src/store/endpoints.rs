@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Store;
 use super::error::{Result, StoreError};
-use super::routes::{from_json, millis, policy_of};
+use super::routes::{from_json, millis, policy_of, rate_of};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::attempt::ErrorClass;
@@ -50,6 +50,9 @@ mod entity {
         pub disable_policy: Option<String>,
         pub max_in_flight: i32,
         pub content_type: i16,
+        pub rate_requests: Option<i32>,
+        pub rate_per_ms: Option<i64>,
+        pub rate_burst: Option<i32>,
         pub authentication_sealed: Option<Vec<u8>>,
         pub client_certificate_sealed: Option<Vec<u8>>,
         pub certificate_ends_at: Option<i64>,
@@ -73,6 +76,7 @@ impl Tx {
     pub async fn insert_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
         let row = self.store().row_of(endpoint)?;
         entity::Entity::insert(row).exec_without_returning(self.db()).await?;
+        self.prepare_slots(endpoint.id, endpoint.settings.rate_limit.as_ref()).await?;
         self.tell(EndpointChangeKind::Created, endpoint)
     }
 
@@ -87,6 +91,7 @@ impl Tx {
         let endpoint = next_revision(endpoint);
         let row = self.store().row_of(&endpoint)?;
         entity::Entity::update(row).validate().map_err(StoreError::from)?.exec(self.db()).await?;
+        self.prepare_slots(endpoint.id, endpoint.settings.rate_limit.as_ref()).await?;
         self.tell(kind, &endpoint)
     }
 
@@ -98,6 +103,7 @@ impl Tx {
             "DELETE FROM secrets WHERE endpoint_id = $1",
             "DELETE FROM rotation_requests WHERE endpoint_id = $1",
             "DELETE FROM endpoint_health WHERE endpoint_id = $1",
+            "DELETE FROM rate_slots WHERE endpoint_id = $1",
             "DELETE FROM endpoints WHERE id = $1",
         ] {
             self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, [id.clone()])).await?;
@@ -221,6 +227,7 @@ impl Store {
                 disable_policy: policy_of(row.disable_policy)?,
                 headers: self.open_headers(project, id, row.headers_sealed)?,
                 max_in_flight: u16::try_from(row.max_in_flight).unwrap_or_default(),
+                rate_limit: rate_of(row.rate_requests, row.rate_per_ms, row.rate_burst),
                 content_type: ContentType::from_code(row.content_type)
                     .ok_or_else(|| StoreError::Corrupt(format!("the content type of {id}")))?,
                 authentication: self.open_authentication(project, id, row.authentication_sealed)?,
@@ -250,6 +257,7 @@ impl Store {
     fn row_of(&self, endpoint: &Endpoint) -> Result<entity::ActiveModel> {
         let settings = &endpoint.settings;
         let retry = settings.retry_policy.as_ref().map(to_json).transpose()?;
+        let rate = settings.rate_limit.as_ref();
         let disable = settings.disable_policy.as_ref().map(to_json).transpose()?;
         Ok(entity::ActiveModel {
             id: Set(endpoint.id.uuid()),
@@ -273,6 +281,9 @@ impl Store {
             disable_policy: Set(disable),
             max_in_flight: Set(settings.max_in_flight.into()),
             content_type: Set(settings.content_type.code()),
+            rate_requests: Set(rate.map(|rate| i32::try_from(rate.requests).unwrap_or(i32::MAX))),
+            rate_per_ms: Set(rate.map(|rate| i64::try_from(rate.per.as_millis()).unwrap_or(i64::MAX))),
+            rate_burst: Set(rate.map(|rate| i32::try_from(rate.burst).unwrap_or(i32::MAX))),
             authentication_sealed: Set(self.seal_authentication(
                 endpoint.project,
                 endpoint.id,

@@ -50,6 +50,8 @@ pub enum Hold {
     Breaker = 2,
     /// It is to probe its endpoint, which is PENDING.
     Probe = 3,
+    /// Its endpoint has a rate limit: it is claimed together with a slot.
+    Rate = 4,
 }
 
 impl Hold {
@@ -60,6 +62,7 @@ impl Hold {
 
 pub(super) const PARKED_BREAKER: i16 = Hold::Breaker.code();
 pub(super) const PARKED_PROBE: i16 = Hold::Probe.code();
+pub(super) const PARKED_RATE: i16 = Hold::Rate.code();
 
 /// An attempt that was made, with the claim it was made under.
 #[derive(Clone, Debug)]
@@ -77,6 +80,8 @@ pub struct FinishedAttempt {
     /// The endpoint's, as the attempt knew it.
     pub disable: DisablePolicy,
     pub probe: Option<Probe>,
+    /// The endpoint has a rate limit.
+    pub limited: bool,
     /// Where it went; empty where the URL is not allowed any more.
     pub host: Arc<str>,
 }
@@ -192,6 +197,7 @@ impl Tx {
             ("lease", Kind::Uuid),
             ("due_at", Kind::BigInt),
             ("attempts", Kind::SmallInt),
+            ("parked", Kind::SmallInt),
         ]);
         for Fate { one, next } in fates {
             let id = one.attempt.delivery.uuid();
@@ -201,7 +207,10 @@ impl Tx {
                 Next::Again => {
                     again.push([id.into(), token, lease, attempts, small(one.budget_start).into()])
                 }
-                Next::Retry(due) => retries.push([id.into(), token, lease, due.as_millis().into(), attempts]),
+                Next::Retry(due) => {
+                    let parked = if one.limited { Hold::Rate } else { Hold::No }.code().into();
+                    retries.push([id.into(), token, lease, due.as_millis().into(), attempts, parked]);
+                }
                 Next::Success | Next::Failed | Next::Discarded => ends.push([id.into(), token, lease]),
             }
         }
@@ -211,8 +220,8 @@ impl Tx {
                    RETURNING queue.id";
         let mut held = ids(&again.query(self.db(), sql).await?)?;
         held.extend(ids(&ends.query(self.db(), DELETE_HELD).await?)?);
-        let sql = "UPDATE queue SET claimed_by = NULL, parked = 0, due_at = v.due_at, attempts = v.attempts FROM v \
-                   WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease \
+        let sql = "UPDATE queue SET claimed_by = NULL, parked = v.parked, due_at = v.due_at, attempts = v.attempts \
+                   FROM v WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease \
                    RETURNING queue.id";
         held.extend(ids(&retries.query(self.db(), sql).await?)?);
         Ok(held)

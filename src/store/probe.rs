@@ -68,6 +68,7 @@ impl Tx {
         let mut claimed = self.claimed(lease, self.db().query_all_raw(statement).await?).await?;
         let Some(probe) = claimed.deliveries.first_mut() else { return Ok(None) };
         probe.probe = Some(Probe::Endpoint);
+        self.charge_probe(probe.endpoint).await?;
         Ok(Some(claimed))
     }
 

@@ -18,6 +18,7 @@ use crate::domain::disable::DisablePolicy;
 use crate::domain::endpoint::{ContentType, CustomHeader, EndpointStatus};
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::project::PausedPolicy;
+use crate::domain::rate::RateLimit;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::routing::{EndpointRoute, ProjectRoutes};
 use crate::domain::subscription::EventTypePattern;
@@ -72,7 +73,7 @@ impl Store {
         let mut patterns = enabled_patterns(txn, project).await?;
         let sql = "SELECT id, url, owner_id, http_timeout_ms, retry_policy, headers_sealed, status, \
                    disable_policy, max_in_flight, authentication_sealed, client_certificate_sealed, authorities, \
-                   credential_version, signature, content_type \
+                   credential_version, signature, content_type, rate_requests, rate_per_ms, rate_burst \
                    FROM endpoints WHERE project_id = $1";
         let mut routes = Vec::new();
         for row in query(txn, sql, project).await? {
@@ -95,6 +96,11 @@ impl Store {
                 retry: policy_of(row.try_get_by_index(4)?)?.unwrap_or_else(|| retry.clone()),
                 disable: policy_of(row.try_get_by_index(7)?)?.unwrap_or(disable),
                 max_in_flight: u16::try_from(row.try_get_by_index::<i32>(8)?).unwrap_or_default(),
+                rate_limit: rate_of(
+                    row.try_get_by_index(15)?,
+                    row.try_get_by_index(16)?,
+                    row.try_get_by_index(17)?,
+                ),
                 content_type: ContentType::from_code(row.try_get_by_index(14)?)
                     .ok_or_else(|| StoreError::Corrupt(format!("the content type of {id}")))?,
                 patterns: patterns.remove(&id).unwrap_or_default(),
@@ -165,6 +171,15 @@ pub(super) fn from_json<T: serde::de::DeserializeOwned>(json: &str) -> Result<T>
 /// A policy that may be absent.
 pub(super) fn policy_of<T: serde::de::DeserializeOwned>(json: Option<String>) -> Result<Option<T>> {
     json.as_deref().map(from_json).transpose()
+}
+
+/// A rate limit; none where its columns are NULL.
+pub(super) fn rate_of(requests: Option<i32>, per_ms: Option<i64>, burst: Option<i32>) -> Option<RateLimit> {
+    Some(RateLimit {
+        requests: u32::try_from(requests?).ok()?,
+        per: Duration::from_millis(u64::try_from(per_ms?).ok()?),
+        burst: u32::try_from(burst?).ok()?,
+    })
 }
 
 pub(super) fn millis(stored: i32) -> Duration {

@@ -41,6 +41,7 @@ mod poison;
 mod policies;
 mod probe;
 mod publish_stream;
+mod rates;
 mod readiness;
 mod retry;
 mod rotation;

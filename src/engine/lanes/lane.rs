@@ -1,8 +1,9 @@
 //! One lane: an endpoint's work in memory, and how much of it may be in flight.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
-use super::LaneLimits;
+use super::{LaneLimits, LaneRule};
 use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::store::ClaimedDelivery;
 
@@ -25,6 +26,15 @@ pub struct Lane {
     /// spill, so that a look at the table clears only the spills it has seen.
     pub spilled: Option<u64>,
     spills: u64,
+    /// Where the endpoint has a rate limit.
+    paced: Option<Paced>,
+}
+
+/// The slots at which attempts may start.
+struct Paced {
+    slots: VecDeque<Instant>,
+    /// How much later than its slot one may start.
+    late: Duration,
 }
 
 /// What an endpoint's last attempt says about how long the next one may hold its slot.
@@ -53,17 +63,62 @@ impl Lane {
             standing: Standing::Unknown,
             spilled: None,
             spills: 0,
+            paced: None,
         }
     }
 
-    /// Takes over the endpoint's own cap, if it has one.
-    pub fn fix(&mut self, fixed: u16, limits: LaneLimits) {
+    /// Takes over the endpoint's own cap and rate limit, if it has any.
+    pub fn follow(&mut self, rule: LaneRule, limits: LaneLimits) {
+        let fixed = rule.fixed;
+        match (&mut self.paced, rule.late) {
+            (Some(paced), Some(late)) => paced.late = late,
+            (paced, late) => *paced = late.map(|late| Paced { slots: VecDeque::new(), late }),
+        }
         if fixed > 0 {
             self.cap = usize::from(fixed).min(limits.cap_max);
         } else if self.fixed > 0 {
             self.cap = limits.cap_start;
         }
         self.fixed = fixed;
+    }
+
+    pub fn unpace(&mut self) {
+        self.paced = None;
+    }
+
+    pub fn add_slots(&mut self, slots: Vec<Instant>) {
+        if let Some(paced) = &mut self.paced {
+            paced.slots.extend(slots);
+        }
+    }
+
+    /// Deliveries that wait without a slot of their own.
+    pub fn wanting(&mut self) -> usize {
+        let waiting = self.waiting();
+        self.paced.as_mut().map_or(0, |paced| waiting.saturating_sub(paced.in_time(Instant::now()).len()))
+    }
+
+    /// Whether an attempt may start now.
+    pub fn has_turn(&mut self) -> bool {
+        self.paced.as_mut().is_none_or(|paced| {
+            let now = Instant::now();
+            paced.in_time(now).front().is_some_and(|slot| *slot <= now)
+        })
+    }
+
+    /// The first slot that is still to come.
+    pub fn next_slot(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.paced.as_ref()?.slots.iter().find(|slot| **slot > now).copied()
+    }
+
+    /// Puts a delivery first that was not attempted after all.
+    pub fn push_back_in(&mut self, job: ClaimedDelivery) {
+        if job.attempts == job.budget_start {
+            self.fresh.push_front(job);
+        } else {
+            self.retries.push_front(job);
+        }
     }
 
     pub fn waiting(&self) -> usize {
@@ -111,15 +166,22 @@ impl Lane {
         }
     }
 
-    /// First attempts and retries in turn, so that neither waits behind the other's backlog.
+    /// First attempts and retries in turn, so that neither waits behind the other's backlog. Takes a slot, if it
+    /// needs one.
     pub fn pop(&mut self) -> Option<ClaimedDelivery> {
+        if self.waiting() == 0 || !self.has_turn() {
+            return None;
+        }
+        let start_by = self.paced.as_mut().and_then(|paced| Some(paced.slots.pop_front()? + paced.late));
         let (first, second) = if self.retry_next {
             (&mut self.retries, &mut self.fresh)
         } else {
             (&mut self.fresh, &mut self.retries)
         };
         self.retry_next = !self.retry_next;
-        first.pop_front().or_else(|| second.pop_front())
+        let mut job = first.pop_front().or_else(|| second.pop_front())?;
+        job.start_by = start_by;
+        Some(job)
     }
 
     pub fn drain(&mut self) -> impl Iterator<Item = ClaimedDelivery> {
@@ -160,5 +222,15 @@ impl Lane {
                 self.successes = 0;
             }
         }
+    }
+}
+
+impl Paced {
+    /// The slots whose time is not over.
+    fn in_time(&mut self, now: Instant) -> &VecDeque<Instant> {
+        while self.slots.front().is_some_and(|slot| *slot + self.late < now) {
+            self.slots.pop_front();
+        }
+        &self.slots
     }
 }

@@ -11,11 +11,13 @@
 
 mod choice;
 mod lane;
+mod paced;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -24,6 +26,7 @@ use lane::{Lane, Standing};
 
 use crate::domain::attempt::AttemptOutcome;
 use crate::domain::id::EndpointId;
+use crate::domain::routing::EndpointRoute;
 use crate::store::ClaimedDelivery;
 
 /// How much may be in flight and in memory.
@@ -58,6 +61,21 @@ impl LaneLimits {
 
     const fn silent_claimed(self) -> usize {
         self.slots
+    }
+}
+
+/// What an endpoint's settings say about its lane.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LaneRule {
+    /// Its own cap; 0 where the cap follows the endpoint.
+    pub fixed: u16,
+    /// How much later than its slot an attempt may start; none where there is no rate limit.
+    pub late: Option<Duration>,
+}
+
+impl LaneRule {
+    pub fn of(route: &EndpointRoute) -> Self {
+        Self { fixed: route.max_in_flight, late: route.rate_limit.map(|limit| limit.late()) }
     }
 }
 
@@ -154,7 +172,7 @@ impl State {
     /// Puts a lane in its ring if it has work and room.
     fn offer(&mut self, endpoint: EndpointId) {
         let Some(lane) = self.lanes.get_mut(&endpoint) else { return };
-        if lane.is_ready || lane.waiting() == 0 || lane.in_flight >= lane.cap {
+        if lane.is_ready || lane.waiting() == 0 || lane.in_flight >= lane.cap || !lane.has_turn() {
             return;
         }
         lane.is_ready = true;
@@ -210,7 +228,7 @@ impl Lanes {
         let no_room = state.closed || state.all.waiting >= limits.waiting;
         let no_room_for_silent = state.of_silent.held() >= limits.silent_claimed();
         let lane = state.lane(endpoint, limits);
-        lane.fix(fixed, limits);
+        lane.follow(LaneRule { fixed, late: None }, limits);
         let no_room = no_room || (no_room_for_silent && !lane.answers() && !lane.is_untried());
         if no_room || lane.spilled.is_some() || lane.is_full() {
             lane.spill();
@@ -221,12 +239,12 @@ impl Lanes {
         Some(Reservation { lanes: self.clone(), endpoint, filled: false })
     }
 
-    /// Takes claimed deliveries in. `fixed` says which cap of its own an endpoint has.
-    pub fn push(&self, claimed: Vec<ClaimedDelivery>, fixed: impl Fn(&ClaimedDelivery) -> u16) {
+    /// Takes claimed deliveries in. `rule` says what their endpoints' settings say.
+    pub fn push(&self, claimed: Vec<ClaimedDelivery>, mut rule: impl FnMut(&ClaimedDelivery) -> LaneRule) {
         let mut state = self.lock();
         for job in claimed {
-            let fixed = fixed(&job);
-            state.lane(job.endpoint, self.limits).fix(fixed, self.limits);
+            let rule = rule(&job);
+            state.lane(job.endpoint, self.limits).follow(rule, self.limits);
             state.push(job, self.limits);
         }
     }

@@ -26,6 +26,8 @@ fn job(endpoint: EndpointId, attempts: u16) -> ClaimedDelivery {
         budget_start: 0,
         created_at: Timestamp::now(),
         probe: None,
+        start_by: None,
+        again: false,
         message: Arc::new(message),
     }
 }
@@ -36,13 +38,17 @@ fn outcome(class: Option<ErrorClass>) -> AttemptOutcome {
     outcome
 }
 
+fn cap(fixed: u16) -> LaneRule {
+    LaneRule { fixed, late: None }
+}
+
 #[test]
 fn slots_go_to_lanes_in_turn_and_within_their_caps() {
     let lanes = Lanes::new(LIMITS);
     let endpoints = proven(&lanes, 2);
     let (busy, quiet) = (endpoints[0], endpoints[1]);
-    lanes.push((0..10).map(|_| job(busy, 0)).collect(), |_| 0);
-    lanes.push(vec![job(quiet, 0)], |_| 0);
+    lanes.push((0..10).map(|_| job(busy, 0)).collect(), |_| cap(0));
+    lanes.push(vec![job(quiet, 0)], |_| cap(0));
     let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.endpoint).collect();
     assert_eq!(started, [busy, quiet, busy], "the busy lane holds its cap of two");
     lanes.finish(busy, None);
@@ -54,7 +60,8 @@ fn slots_go_to_lanes_in_turn_and_within_their_caps() {
 fn first_attempts_and_retries_take_turns() {
     let lanes = Lanes::new(LaneLimits { slots: 8, cap_start: 4, ..LIMITS });
     let endpoint = EndpointId::new();
-    lanes.push((0..3).map(|_| job(endpoint, 1)).chain((0..3).map(|_| job(endpoint, 0))).collect(), |_| 0);
+    lanes
+        .push((0..3).map(|_| job(endpoint, 1)).chain((0..3).map(|_| job(endpoint, 0))).collect(), |_| cap(0));
     let attempts: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.attempts).collect();
     assert_eq!(attempts, [0, 1, 0, 1]);
 }
@@ -84,7 +91,7 @@ fn new_work_does_not_overtake_what_spilled() {
 fn the_cap_follows_the_endpoint() {
     let lanes = Lanes::new(LIMITS);
     let endpoint = EndpointId::new();
-    lanes.push((0..40).map(|_| job(endpoint, 0)).collect(), |_| 0);
+    lanes.push((0..40).map(|_| job(endpoint, 0)).collect(), |_| cap(0));
     let start = || std::iter::from_fn(|| lanes.next()).count();
     assert_eq!(start(), 2);
     for _ in 0..2 {
@@ -101,7 +108,7 @@ fn the_cap_follows_the_endpoint() {
 fn a_closed_set_of_lanes_gives_back_what_waits() {
     let lanes = Lanes::new(LIMITS);
     let endpoint = EndpointId::new();
-    lanes.push((0..5).map(|_| job(endpoint, 0)).collect(), |_| 0);
+    lanes.push((0..5).map(|_| job(endpoint, 0)).collect(), |_| cap(0));
     assert!(lanes.next().is_some());
     assert_eq!(lanes.close().len(), 4);
     assert!(lanes.next().is_none() && lanes.reserve(endpoint, 0).is_none());
@@ -111,7 +118,7 @@ fn a_closed_set_of_lanes_gives_back_what_waits() {
 fn proven(lanes: &Lanes, count: usize) -> Vec<EndpointId> {
     let endpoints: Vec<_> = (0..count).map(|_| EndpointId::new()).collect();
     for endpoint in &endpoints {
-        lanes.push(vec![job(*endpoint, 0)], |_| 0);
+        lanes.push(vec![job(*endpoint, 0)], |_| cap(0));
         lanes.next().expect("a slot");
         lanes.finish(*endpoint, Some(&outcome(None)));
     }
@@ -124,11 +131,11 @@ fn endpoints_that_do_not_answer_leave_half_of_the_slots() {
     let healthy = proven(&lanes, 2);
     for _ in 0..50 {
         let dead = EndpointId::new();
-        lanes.push((0..4).map(|_| job(dead, 0)).collect(), |_| 0);
+        lanes.push((0..4).map(|_| job(dead, 0)).collect(), |_| cap(0));
     }
     let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.endpoint).collect();
     assert_eq!(started.len(), 3, "half of six, whoever waits");
-    lanes.push(healthy.iter().flat_map(|id| [job(*id, 0), job(*id, 0)]).collect(), |_| 0);
+    lanes.push(healthy.iter().flat_map(|id| [job(*id, 0), job(*id, 0)]).collect(), |_| cap(0));
     let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.endpoint).collect();
     assert_eq!(started.len(), 3);
     assert!(started.iter().all(|id| healthy.contains(id)));
@@ -159,14 +166,14 @@ fn loads_come_back_to_nothing() {
     let endpoints = proven(&lanes, 3);
     for round in 0..20 {
         let endpoint = endpoints[round % 3];
-        lanes.push(vec![job(endpoint, 0), job(endpoint, 1)], |_| 0);
+        lanes.push(vec![job(endpoint, 0), job(endpoint, 1)], |_| cap(0));
         drop(lanes.reserve(endpoint, 0));
         let classes = [None, Some(ErrorClass::Timeout), Some(ErrorClass::HttpStatus), Some(ErrorClass::Dns)];
         while let Some(job) = lanes.next() {
             lanes.finish(job.endpoint, Some(&outcome(classes[round % 4])));
         }
     }
-    lanes.push(vec![job(endpoints[0], 0)], |_| 0);
+    lanes.push(vec![job(endpoints[0], 0)], |_| cap(0));
     assert_eq!(lanes.clear().len(), 1);
     let state = lanes.lock();
     for load in [state.all, state.of_silent] {
@@ -182,7 +189,7 @@ fn due(endpoint: EndpointId, count: usize) -> Vec<Due> {
 fn a_claim_takes_what_there_is_room_for_and_names_what_is_left() {
     let lanes = Lanes::new(LIMITS);
     let (full, open) = (EndpointId::new(), EndpointId::new());
-    lanes.push((0..3).map(|_| job(full, 0)).collect(), |_| 0);
+    lanes.push((0..3).map(|_| job(full, 0)).collect(), |_| cap(0));
     let seen = [due(full, 10), due(open, 2)].concat();
     let choice = lanes.choose(&seen, 100);
     assert_eq!(choice.take, [seen[10].id, seen[11].id], "a lane that is more than half full gets nothing");
@@ -217,7 +224,7 @@ fn claims_for_dead_endpoints_leave_room_for_others() {
             .filter_map(|id| seen.iter().find(|one| one.id == *id))
             .map(|one| job(one.endpoint, 0))
             .collect(),
-        |_| 0,
+        |_| cap(0),
     );
     let names: Vec<_> = seen.iter().map(|one| one.endpoint).collect();
     assert!(lanes.with_room(&names, 100).is_empty());
@@ -229,7 +236,7 @@ fn claims_for_dead_endpoints_leave_room_for_others() {
 fn a_fixed_cap_neither_grows_nor_shrinks() {
     let lanes = Lanes::new(LaneLimits { slots: 8, ..LIMITS });
     let endpoint = EndpointId::new();
-    lanes.push((0..40).map(|_| job(endpoint, 0)).collect(), |_| 3);
+    lanes.push((0..40).map(|_| job(endpoint, 0)).collect(), |_| cap(3));
     let start = || std::iter::from_fn(|| lanes.next()).count();
     assert_eq!(start(), 3);
     for class in [None, None, Some(ErrorClass::Timeout)] {
@@ -237,11 +244,36 @@ fn a_fixed_cap_neither_grows_nor_shrinks() {
     }
     assert_eq!(start(), 3);
     // No more than any endpoint may have, and by itself again once it is not fixed any more.
-    lanes.push(vec![job(endpoint, 0)], |_| 100);
+    lanes.push(vec![job(endpoint, 0)], |_| cap(100));
     assert_eq!(start(), LIMITS.cap_max - 3);
     for _ in 0..LIMITS.cap_max {
         lanes.finish(endpoint, None);
     }
-    lanes.push(vec![job(endpoint, 0)], |_| 0);
+    lanes.push(vec![job(endpoint, 0)], |_| cap(0));
     assert_eq!(start(), LIMITS.cap_start);
+}
+
+#[test]
+fn a_paced_lane_starts_nothing_without_a_slot() {
+    let lanes = Lanes::new(LIMITS);
+    let endpoint = EndpointId::new();
+    let late = std::time::Duration::from_secs(60);
+    let rule = LaneRule { fixed: 4, late: Some(late) };
+    lanes.push((0..4).map(|_| job(endpoint, 0)).collect(), |_| rule);
+    assert!(lanes.next().is_none());
+    assert_eq!(lanes.wants(endpoint, rule), (4, 4));
+    let now = std::time::Instant::now();
+    // One is over, one has come, one is to come.
+    lanes.add_slots(endpoint, vec![now - 2 * late, now, now + late]);
+    assert_eq!(lanes.wants(endpoint, rule), (4, 2));
+    let first = lanes.next().expect("a slot");
+    assert_eq!(first.start_by, Some(now + late));
+    assert!(lanes.next().is_none());
+    assert_eq!(lanes.start_due(endpoint), Some(now + late));
+    let id = first.id;
+    lanes.put_back(first, rule);
+    lanes.finish(endpoint, None);
+    assert!(lanes.next().is_none(), "its slot is gone");
+    lanes.unpace(endpoint);
+    assert_eq!(lanes.next().map(|job| job.id), Some(id), "it comes first");
 }

@@ -29,6 +29,16 @@ impl Session {
         .expect("counted")
     }
 
+    /// What a query of one column of whole numbers says.
+    pub async fn numbers(&mut self, sql: &str) -> Vec<i64> {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        match self {
+            Self::Sqlite(session) => sqlx::query_scalar(sql).fetch_all(session).await,
+            Self::Postgres(session) => sqlx::query_scalar(sql).fetch_all(session).await,
+        }
+        .expect("read")
+    }
+
     /// A condition on the new row: this column holds these bytes, given in hexadecimal.
     pub fn bytes_equal(&self, column: &str, hex: &str) -> String {
         match self {

@@ -1,0 +1,195 @@
+//! Rate limits: how often attempts start, over all nodes, by the start times that are stored. The one place where a
+//! count over time is what is tested.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hawser_client::pb;
+use hawser_client::pb::publish_event_request::Target;
+
+use crate::support::failing::{NO_BREAKER, get, next_attempt, world_with};
+use crate::support::world::{publish, until};
+use crate::support::{Database, Receiver, Reply, Server, World, in_time, on_both};
+
+on_both!(
+    twenty_a_second,
+    five_hundred_a_second,
+    a_pause_gives_a_burst,
+    a_limit_can_be_set_and_lifted_while_work_waits,
+    retries_wait_for_slots_too,
+);
+
+/// How long work waits, and the length over which at least 95 % of the limit must be used.
+const LENGTH: Duration = Duration::from_secs(12);
+const MEASURED: i64 = 10_000;
+
+fn limit(requests: i32, burst: i32) -> pb::RateLimit {
+    pb::RateLimit { requests, per: Some(prost_types::Duration { seconds: 1, nanos: 0 }), burst }
+}
+
+async fn endpoint(world: &World, receiver: &Receiver, limit: Option<pb::RateLimit>) -> pb::Endpoint {
+    let endpoint = pb::Endpoint { url: receiver.url("/hook"), rate_limit: limit, ..Default::default() };
+    world.create(endpoint, &["*"]).await.0
+}
+
+async fn publish_batches(world: &World, endpoint: &str, count: usize) {
+    let event = |_| pb::PublishEventRequest {
+        event_type: "test.event".to_owned(),
+        target: Some(Target::EndpointId(endpoint.to_owned())),
+        payload: b"{}".to_vec().into(),
+        ..Default::default()
+    };
+    for start in (0..count).step_by(500) {
+        let requests = (start..count.min(start + 500)).map(event).collect();
+        let request = pb::BatchPublishEventsRequest { requests, ..Default::default() };
+        world.client.events().batch_publish_events(request).await.expect("published");
+    }
+}
+
+/// At no time more than `most` in any `length`, both in milliseconds.
+fn at_most(starts: &[i64], most: usize, length: i64, what: &str) {
+    for window in starts.windows(most + 1) {
+        let span = window[most] - window[0];
+        assert!(span >= length, "{what}: {} in {span} ms", most + 1);
+    }
+}
+
+// An unoptimised server and receiver among other tests may want for processors at 500/s, as they would without a limit.
+// There only the stored start times are judged; how much of the limit is used at that rate, and what arrives, where the
+// tests are optimised (scripts/test, stage faults).
+
+/// One at a time: what is measured is the server, not how many of them fit on the machine.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Keeps work waiting on these nodes and judges by what is stored, and at the receiver.
+async fn judge(world: &World, nodes: &[Server], rate: usize) {
+    let _turn = TURN.lock().await;
+    let arrivals = Arc::<Mutex<Vec<Instant>>>::default();
+    let seen = arrivals.clone();
+    let receiver = Receiver::scripted(move |_, _| {
+        seen.lock().expect("unpoisoned").push(Instant::now());
+        Reply::status(204)
+    })
+    .await;
+    let endpoint = endpoint(world, &receiver, Some(limit(i32::try_from(rate).expect("small"), 0))).await;
+    assert_eq!(endpoint.rate_limit.map(|limit| limit.burst), Some(1));
+    let pause = pb::PauseEndpointRequest { endpoint_id: endpoint.id.clone(), ..Default::default() };
+    world.client.endpoints().pause_endpoint(pause).await.expect("paused");
+    let count = rate * LENGTH.as_secs() as usize;
+    publish_batches(world, &endpoint.id, count + 2 * rate).await;
+    let resume = pb::ResumeEndpointRequest { endpoint_id: endpoint.id.clone(), ..Default::default() };
+    world.client.endpoints().resume_endpoint(resume).await.expect("resumed");
+    receiver.wait_for_count(count).await;
+
+    let mut sql = world.server.sql().await;
+    let mut starts = sql.numbers("SELECT started_at FROM attempts ORDER BY started_at").await;
+    at_most(&starts, rate + 1, 1000, "attempts");
+    // The newest may not be written yet.
+    let end = starts.last().expect("attempts") - 1000;
+    starts.retain(|start| *start <= end);
+    let mut least = usize::MAX;
+    for (at, start) in starts.iter().enumerate().filter(|(_, start)| **start + MEASURED <= end) {
+        let within = starts[at..].iter().take_while(|other| **other < start + MEASURED).count();
+        least = least.min(within);
+    }
+    println!("{rate}/s on {} nodes: at least {least} in 10 s", nodes.len() + 1);
+    assert!(least < usize::MAX, "work waited for long enough");
+    assert_eq!(sql.count("attempts WHERE number > 1 OR error_class IS NOT NULL").await, 0);
+    assert_eq!(sql.count("deliveries WHERE attempts > 1").await, 0, "waiting costs no attempt");
+    if rate <= 100 || !cfg!(debug_assertions) {
+        assert!(least * 100 >= rate * 10 * 95, "{least} in 10 s of {}", rate * 10);
+        let arrivals = arrivals.lock().expect("unpoisoned").clone();
+        let arrivals: Vec<i64> = arrivals.iter().map(|at| (*at - arrivals[0]).as_millis() as i64).collect();
+        at_most(&arrivals, rate + 2, 1000, "arrivals");
+    }
+}
+
+async fn world(database: Database) -> World {
+    world_with(database, pb::PausedPolicy::Hold, &NO_BREAKER).await
+}
+
+async fn twenty_a_second(database: Database) {
+    judge(&world(database).await, &[], 20).await;
+}
+
+async fn five_hundred_a_second(database: Database) {
+    judge(&world(database).await, &[], 500).await;
+}
+
+async fn three_nodes(rate: usize) {
+    let world = world(Database::postgres().await).await;
+    let nodes = [world.server.join().await, world.server.join().await];
+    judge(&world, &nodes, rate).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_a_second_on_three_nodes() {
+    in_time(three_nodes(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_a_second_on_three_nodes() {
+    in_time(three_nodes(500)).await;
+}
+
+async fn a_pause_gives_a_burst(database: Database) {
+    let world = world(database).await;
+    let receiver = Receiver::ok().await;
+    let endpoint = endpoint(&world, &receiver, Some(limit(1, 5))).await;
+    publish_batches(&world, &endpoint.id, 8).await;
+    receiver.wait_for_count(7).await;
+    let mut sql = world.server.sql().await;
+    let starts = sql.numbers("SELECT started_at FROM attempts ORDER BY started_at").await;
+    assert!(starts[4] - starts[0] < 1000, "five at once: {starts:?}");
+    at_most(&starts, 6, 1000, "attempts");
+}
+
+async fn a_limit_can_be_set_and_lifted_while_work_waits(database: Database) {
+    let world = world(database).await;
+    let receiver = Receiver::ok().await;
+    let endpoint = endpoint(&world, &receiver, Some(limit(1, 0))).await;
+    publish_batches(&world, &endpoint.id, 300).await;
+    receiver.wait_for_count(2).await;
+    let update = |limit| {
+        let endpoint = pb::Endpoint { id: endpoint.id.clone(), rate_limit: limit, ..Default::default() };
+        let update_mask = Some(prost_types::FieldMask { paths: vec!["rate_limit".to_owned()] });
+        let request =
+            pb::UpdateEndpointRequest { endpoint: Some(endpoint), update_mask, ..Default::default() };
+        let client = world.client.clone();
+        async move { client.endpoints().update_endpoint(request).await.expect("changed") }
+    };
+    update(None).await;
+    // At one a second this would take five minutes.
+    receiver.wait_for_count(300).await;
+    assert!(get(&world, &endpoint.id).await.rate_limit.is_none());
+    update(Some(limit(5, 0))).await;
+    let from = receiver.seen().len();
+    publish_batches(&world, &endpoint.id, 12).await;
+    receiver.wait_for_count(from + 12).await;
+    let mut sql = world.server.sql().await;
+    let starts = sql.numbers("SELECT started_at FROM attempts ORDER BY started_at DESC LIMIT 11").await;
+    let starts: Vec<i64> = starts.into_iter().rev().collect();
+    at_most(&starts, 6, 1000, "attempts");
+}
+
+async fn retries_wait_for_slots_too(database: Database) {
+    let world = world(database).await;
+    let receiver = Receiver::scripted(|_, before| Reply::status(if before < 6 { 500 } else { 204 })).await;
+    let endpoint = pb::Endpoint {
+        url: receiver.url("/hook"),
+        rate_limit: Some(limit(4, 0)),
+        retry_policy: Some(crate::support::failing::linear(1, 20)),
+        ..Default::default()
+    };
+    let endpoint = world.create(endpoint, &["*"]).await.0;
+    let mut watch = world.watch().await;
+    let event =
+        publish(&world.client, Target::EndpointId(endpoint.id.clone()), b"{}", "").await.expect("published");
+    next_attempt(&mut watch, &endpoint.id).await;
+    let delivery = until(&mut watch, &event.event_id, pb::DeliveryStatus::Success).await;
+    assert_eq!(delivery.attempt_count, 7);
+    let mut sql = world.server.sql().await;
+    let starts = sql.numbers("SELECT started_at FROM attempts ORDER BY started_at").await;
+    assert_eq!(starts.len(), 7);
+    at_most(&starts, 5, 1000, "attempts");
+}
