@@ -54,14 +54,15 @@ impl Store {
     pub async fn changes(&self, from: Cursor, records: u32, bytes: u32) -> Result<Option<ChangePage>> {
         let after = if from.is_whole() { from.position } else { from.position.saturating_sub(1) };
         // The floor is read by the same statement, so from the same snapshot: where nothing at all follows,
-        // nothing was missed, because the newest record is never forgotten.
+        // nothing was missed, because the newest record is never forgotten. The limit is no parameter: SQLite would plan
+        // the statement anew each time.
         let sql = format!(
             "SELECT position, created_at, body, (SELECT value FROM store_meta WHERE name = '{FLOOR}') FROM \
              (SELECT position, created_at, body, SUM(LENGTH(body)) OVER (ORDER BY position) AS upto FROM \
-             (SELECT position, created_at, body FROM changes WHERE position > $1 ORDER BY position LIMIT $2) AS page) \
-             AS sized WHERE upto - LENGTH(body) < $3 ORDER BY position"
+             (SELECT position, created_at, body FROM changes WHERE position > $1 ORDER BY position LIMIT {records}) AS page) \
+             AS sized WHERE upto - LENGTH(body) < $2 ORDER BY position"
         );
-        let values = [Value::from(after), Value::from(i64::from(records)), Value::from(i64::from(bytes))];
+        let values = [Value::from(after), Value::from(i64::from(bytes))];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let rows = self.reader().query_all_raw(statement).await?;
         if let Some(row) = rows.first()

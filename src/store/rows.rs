@@ -112,6 +112,7 @@ impl<const N: usize> Rows<N> {
         let names = self.names();
         let first = self.columns[0].0;
         let row = format!("({})", ["?"; N].join(","));
+        let sql = unjournaled(sql);
         let mut rows = self.rows.into_iter();
         let mut statements = Vec::new();
         while rows.len() > 0 {
@@ -126,5 +127,15 @@ impl<const N: usize> Rows<N> {
             statements.push(Statement::from_sql_and_values(backend, text, values));
         }
         statements
+    }
+}
+
+/// ABORT, which is SQLite's default, keeps a journal of every statement to undo it alone. Nothing here goes on in a
+/// transaction of which a statement failed, so FAIL does, and writes each page once.
+fn unjournaled(sql: &str) -> String {
+    let verb = ["INSERT", "UPDATE"].into_iter().find(|verb| sql.starts_with(verb));
+    match verb {
+        Some(verb) => format!("{verb} OR FAIL{}", &sql[verb.len()..]),
+        None => sql.to_owned(),
     }
 }
