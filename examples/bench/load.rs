@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use hawser_client::{Client, Key, pb};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::receiver::{self, Receiver};
 use crate::server::Server;
@@ -52,9 +53,9 @@ pub async fn endpoints(client: &Client, receiver: &Receiver, count: u32) -> anyh
     Ok(())
 }
 
-/// 512 bytes of JSON that begin with the time of sending.
-fn payload() -> Vec<u8> {
-    let mut text = format!("{{\"sent_us\":{},\"fill\":\"", receiver::now_us());
+/// 512 bytes of JSON that begin with the time at which it was to be sent.
+fn payload(sent_us: u64) -> Vec<u8> {
+    let mut text = format!("{{\"sent_us\":{sent_us},\"fill\":\"");
     while text.len() < PAYLOAD - 2 {
         text.push('x');
     }
@@ -64,10 +65,20 @@ fn payload() -> Vec<u8> {
 
 /// Publishes one event to all endpoints of an owner.
 pub async fn publish(client: &Client, owner: &str) -> anyhow::Result<()> {
+    publish_due(client, owner, Instant::now()).await
+}
+
+/// Timers are no finer; so much of being late is no one's fault.
+const TIMER: Duration = Duration::from_millis(1);
+
+/// The same for one that was to be sent at this time: what made it late counts too.
+pub async fn publish_due(client: &Client, owner: &str, due: Instant) -> anyhow::Result<()> {
+    let late = u64::try_from(due.elapsed().saturating_sub(TIMER).as_micros()).unwrap_or_default();
+    let sent_us = receiver::now_us().saturating_sub(late);
     let request = pb::PublishEventRequest {
         event_type: "bench.event".to_owned(),
         target: Some(pb::publish_event_request::Target::OwnerId(owner.to_owned())),
-        payload: payload().into(),
+        payload: payload(sent_us).into(),
         ..pb::PublishEventRequest::default()
     };
     client.events().publish_event(request).await?;
@@ -99,9 +110,9 @@ pub async fn publish_at(client: &Client, owner: &str, rate: u32, seconds: u32) -
     let mut tick = tokio::time::interval(Duration::from_secs(1) / rate);
     let mut tasks = JoinSet::new();
     for _ in 0..rate * seconds {
-        tick.tick().await;
+        let due = tick.tick().await;
         let (client, owner) = (client.clone(), owner.to_owned());
-        tasks.spawn(async move { publish(&client, &owner).await });
+        tasks.spawn(async move { publish_due(&client, &owner, due).await });
     }
     while let Some(ended) = tasks.join_next().await {
         ended??;

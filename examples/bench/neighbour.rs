@@ -63,9 +63,9 @@ impl Neighbour {
         let mut tick = tokio::time::interval(Duration::from_secs(1) / self.rate);
         let mut tasks = JoinSet::new();
         for number in 0..self.rate * self.seconds {
-            tick.tick().await;
+            let due = tick.tick().await;
             let (client, owner) = (client.clone(), owner(number % self.healthy));
-            tasks.spawn(async move { load::publish(&client, &owner).await });
+            tasks.spawn(async move { load::publish_due(&client, &owner, due).await });
         }
         while let Some(ended) = tasks.join_next().await {
             ended??;
