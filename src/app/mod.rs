@@ -41,6 +41,7 @@ pub struct App {
     /// Ends background tasks of services, and the admin listener.
     stop_tasks: CancellationToken,
     server: JoinHandle<()>,
+    feed: JoinHandle<()>,
     tasks: TaskTracker,
     drain: Duration,
 }
@@ -75,7 +76,7 @@ impl App {
         let (stop_ready, stop_serving, stop_tasks) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let tasks = TaskTracker::new();
-        tasks.spawn(services.clone().run_feed(stop_tasks.clone()));
+        let feed = tasks.spawn(services.clone().run_feed(stop_tasks.clone()));
         tasks.spawn(flush_key_uses(services.clone(), stop_tasks.clone()));
         // Ends before the engine does: what it commits wakes the engine.
         tasks.spawn(services.clone().run_rotations(stop_serving.clone()));
@@ -125,6 +126,7 @@ impl App {
             stop_serving,
             stop_tasks,
             server,
+            feed,
             tasks,
             drain: config.drain,
         })
@@ -137,6 +139,7 @@ impl App {
             () = signal => None,
             () = failed.cancelled() => Some(anyhow::anyhow!("the engine failed; the log says why")),
             _ = &mut self.server => Some(anyhow::anyhow!("the gRPC server ended by itself; the log says why")),
+            _ = &mut self.feed => Some(anyhow::anyhow!("the reader of the change log ended by itself; the log says why")),
             _ = &mut self.ready => Some(anyhow::anyhow!("the watch over the database ended by itself")),
         };
         self.stop().await;

@@ -140,6 +140,7 @@ impl Config {
                 rules: rules.clone(),
                 breaker: options.breaker()?,
                 fan_out: options.fan_out()?,
+                pending_max: options.pending_max.unwrap_or(defaults::PENDING_MAX),
                 node: options.node_name(),
                 lease,
                 changes_retention: Duration::from_secs(changes_retention),
@@ -347,6 +348,17 @@ mod tests {
         std::fs::write(&path, "lisen = \"127.0.0.1:1\"\n").expect("written");
         let error = format!("{:#}", Config::load(flags).expect_err("unknown key"));
         assert!(error.contains("lisen"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_does_not_parse_is_told_by_its_line_and_not_by_its_text() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("hawser.toml");
+        for text in ["slots = 7\nmaster_key = \"canary\"\n", "slots = 7\nmaster-key = canary\n"] {
+            std::fs::write(&path, text).expect("written");
+            let error = format!("{:#}", Options::read(&path).expect_err("refused"));
+            assert!(error.contains("line 2") && !error.contains("canary"), "{error}");
+        }
     }
 
     #[test]

@@ -152,6 +152,10 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", env = "HAWSER_BREAKER_PAUSE")]
     pub breaker_pause: Option<u64>,
 
+    /// Deliveries that a project may have pending [default: 5000000]
+    #[arg(long, value_name = "NUMBER", env = "HAWSER_PENDING_MAX")]
+    pub pending_max: Option<u64>,
+
     /// Endpoints that one event may reach at most [default: 10000]
     #[arg(long, value_name = "NUMBER", env = "HAWSER_FAN_OUT_MAX")]
     pub fan_out_max: Option<usize>,
@@ -250,7 +254,15 @@ impl Options {
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))
+        // The error's own text quotes the line, which may hold a secret.
+        toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            anyhow::anyhow!(
+                "{} is not a valid configuration: line {line}: {}",
+                path.display(),
+                error.message()
+            )
+        })
     }
 
     /// These settings, and those of `file` where there are none.
@@ -293,6 +305,7 @@ impl Options {
             breaker_failures: self.breaker_failures.or(file.breaker_failures),
             breaker_pause: self.breaker_pause.or(file.breaker_pause),
             fan_out_max: self.fan_out_max.or(file.fan_out_max),
+            pending_max: self.pending_max.or(file.pending_max),
             fan_out_at_once: self.fan_out_at_once.or(file.fan_out_at_once),
             rotation_period_min: self.rotation_period_min.or(file.rotation_period_min),
             drain: self.drain.or(file.drain),

@@ -259,6 +259,7 @@ pub struct Endpoint {
     #[serde(default)]
     pub credential_version: i64,
     /// Counts all changes, of settings and state, so that of two changes the newer one is known.
+    #[serde(default)]
     pub revision: i64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,

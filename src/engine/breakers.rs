@@ -16,6 +16,8 @@ use super::{Shared, worker};
 use crate::domain::id::EndpointId;
 use crate::store::{Result, Store};
 
+/// What takes longer waits on a connection that fell silent.
+const LOOK_LONGEST: Duration = Duration::from_secs(10);
 const ROUND: Duration = Duration::from_secs(1);
 /// Open breakers that are known at once; what is beyond is learned by failing.
 const KNOWN_MAX: u32 = 50_000;
@@ -92,13 +94,13 @@ pub async fn run(store: Store, shared: Arc<Shared>, stop: CancellationToken) {
 
 async fn look(store: &Store, shared: &Arc<Shared>, stop: &CancellationToken) -> Result<()> {
     let looked_at = shared.breakers.changes();
-    let open = store.open_breakers(KNOWN_MAX).await?;
+    let open = store.in_time(LOOK_LONGEST, store.open_breakers(KNOWN_MAX)).await?;
     let none = open.is_empty();
     shared.breakers.replace(open, looked_at);
     if none {
         return Ok(());
     }
-    for endpoint in store.due_breakers(PROBES_MAX).await? {
+    for endpoint in store.in_time(LOOK_LONGEST, store.due_breakers(PROBES_MAX)).await? {
         if stop.is_cancelled() {
             return Ok(());
         }

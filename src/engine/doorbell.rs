@@ -53,17 +53,37 @@ impl Doorbell {
         let _rung = tokio::time::timeout(pause, self.bell.notified()).await;
     }
 
-    /// How long until the next known time; forgets those that are past.
+    /// How long until the next known time; forgets those that are past, which are due at once: they may have passed
+    /// while a claim ran that did not see them yet.
     fn next(&self) -> Option<Duration> {
         let now = Timestamp::now();
         let mut soon = self.soon();
+        let mut passed = None;
         while let Some(Reverse(first)) = soon.peek() {
             if *first > now {
                 // The database's millisecond must have begun when the claim asks.
-                return Some(first.since(now) + Duration::from_millis(1));
+                return passed.or(Some(first.since(now) + Duration::from_millis(1)));
             }
             soon.pop();
+            passed = Some(Duration::ZERO);
         }
-        None
+        passed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_time_that_passed_unseen_is_due_at_once() {
+        let doorbell = Doorbell::default();
+        doorbell.ring_at(Timestamp::from_millis(Timestamp::now().as_millis() - 1));
+        doorbell.wait(Duration::ZERO).await;
+        doorbell.ring_at(Timestamp::from_millis(Timestamp::now().as_millis() - 2));
+        // The bell of the first ring is spent; what passed must be seen without one.
+        let _spent = tokio::time::timeout(Duration::ZERO, doorbell.bell.notified()).await;
+        assert_eq!(doorbell.next(), Some(Duration::ZERO));
+        assert_eq!(doorbell.next(), None);
     }
 }

@@ -13,6 +13,8 @@ use crate::store::Store;
 /// What memory knows, and what the database is asked for.
 const MEMORY_EVERY: Duration = Duration::from_secs(1);
 const DATABASE_EVERY: u32 = 5;
+/// What takes longer waits on a connection that fell silent.
+const READ_LONGEST: Duration = Duration::from_secs(10);
 
 pub async fn run(
     store: Store,
@@ -39,7 +41,7 @@ pub async fn run(
         engine.egress_failing.set(i64::from(shared.guard.egress_failing()));
         metrics.database.pools(&store.pool_use());
         if rounds.next() == Some(0) {
-            match store.queue_gauges().await {
+            match store.in_time(READ_LONGEST, store.queue_gauges()).await {
                 Ok(queue) => {
                     engine.waiting("due", queue.due);
                     engine.oldest_due_seconds.set(Duration::from_millis(queue.oldest_due_ms).as_secs_f64());

@@ -13,7 +13,7 @@ use super::lanes::Reservation;
 use crate::domain::delivery::{Claim, DeliveryStatus};
 use crate::domain::endpoint::{ContentType, EndpointStatus};
 use crate::domain::error::{Error, ErrorKind, OVERLOADED, Result};
-use crate::domain::event::{Event, FanOut, IdempotencyKey, Receipt, Target};
+use crate::domain::event::{Event, IdempotencyKey, Receipt, Target};
 use crate::domain::form;
 use crate::domain::id::{DeliveryId, EndpointId, LeaseId, ProjectId};
 use crate::domain::project::PausedPolicy;
@@ -121,6 +121,8 @@ pub enum Verdict {
         jobs: Vec<(Reservation, ClaimedDelivery)>,
         /// Endpoints for which some of them wait for slots.
         paced: Vec<EndpointId>,
+        /// Endpoints whose deliveries lie in the table.
+        spilled: Vec<EndpointId>,
         /// Its deliveries are made afterwards.
         expands: bool,
     },
@@ -156,8 +158,9 @@ pub async fn write(
     }
     let claims_for = (footing.lease_stands && shared.may_start(lease)).then_some(lease);
     let routes = current_routes(shared, footing).await?;
-    let plans = plan_turn(publishes, &routes, shared.fan_out);
+    let plans = plan_turn(publishes, &routes, shared);
     let first_uses = claim_keys(tx, publishes, &plans).await?;
+    let earlier = earlier_uses(tx, publishes, &plans).await?;
 
     let mut events = Vec::with_capacity(plans.len());
     let mut verdicts = Vec::with_capacity(plans.len());
@@ -165,7 +168,12 @@ pub async fn write(
         let event = &publishes[index].event;
         let first_use = |index: usize| first_uses.get(&index).zip(event.idempotency.as_ref());
         verdicts.push(match (plan, first_use(index)) {
-            (Plan::Refuse(error), _) => Verdict::Answer(Err(error)),
+            (Plan::Refuse(error), _) => {
+                let key = event.idempotency.as_ref();
+                let earlier =
+                    key.and_then(|key| Some((earlier.get(&(event.message.project, key.key.clone()))?, key)));
+                Verdict::Answer(earlier.map_or(Err(error), |(first, key)| repeat(first, key)))
+            }
             (Plan::Later, _) => Verdict::Later,
             (Plan::Repeat { of }, _) => match first_use(of) {
                 Some((first, key)) => Verdict::Answer(repeat(first, key)),
@@ -180,13 +188,21 @@ pub async fn write(
                 if targets.len() > shared.fan_out.at_once {
                     let targets = targets.iter().map(|route| route.id).collect();
                     events.push(NewEvent { event, deliveries: Vec::new(), targets });
-                    Verdict::Accepted { receipt, jobs: Vec::new(), paced: Vec::new(), expands: true }
+                    Verdict::Accepted {
+                        receipt,
+                        jobs: Vec::new(),
+                        spilled: Vec::new(),
+                        paced: Vec::new(),
+                        expands: true,
+                    }
                 } else {
                     let (deliveries, jobs) =
                         deliver(shared, claims_for, event, routes.paused_policy, &targets);
                     let paced = paced(&deliveries).collect();
+                    let spilled = deliveries.iter().filter(|one| one.is_due() && !one.claimed);
+                    let spilled = spilled.map(|one| one.endpoint).collect();
                     events.push(NewEvent { event, deliveries, targets: Vec::new() });
-                    Verdict::Accepted { receipt, jobs, paced, expands: false }
+                    Verdict::Accepted { receipt, jobs, spilled, paced, expands: false }
                 }
             }
         });
@@ -225,7 +241,7 @@ async fn current_routes(
 fn plan_turn(
     publishes: &[Publish],
     routes: &HashMap<ProjectId, Arc<ProjectRoutes>>,
-    fan_out: FanOut,
+    shared: &Shared,
 ) -> Vec<Plan> {
     let mut plans = Vec::with_capacity(publishes.len());
     let mut keys = HashMap::new();
@@ -236,7 +252,7 @@ fn plan_turn(
             continue;
         }
         let event = &publish.event;
-        let (routes, targets) = match resolve(event, routes, fan_out) {
+        let (routes, targets) = match resolve(event, routes, shared) {
             Ok(resolved) => resolved,
             Err(error) => {
                 plans.push(Plan::Refuse(error));
@@ -265,8 +281,9 @@ type Resolved = (Arc<ProjectRoutes>, Vec<Arc<EndpointRoute>>);
 fn resolve(
     event: &Event,
     routes: &HashMap<ProjectId, Arc<ProjectRoutes>>,
-    fan_out: FanOut,
+    shared: &Shared,
 ) -> Result<Resolved> {
+    let fan_out = shared.fan_out;
     let project = event.message.project;
     let routes = routes.get(&project).ok_or_else(|| Error::not_found("project", project))?;
     let targets = routes.resolve(&event.target, &event.message.event_type)?;
@@ -280,6 +297,7 @@ fn resolve(
             format!("the event would reach {} endpoints; at most {} are allowed", targets.len(), fan_out.max);
         return Err(Error::new(ErrorKind::ResourceExhausted, "FAN_OUT_TOO_LARGE", message));
     }
+    shared.pending.check(project, targets.len())?;
     Ok((routes.clone(), targets))
 }
 
@@ -302,6 +320,21 @@ async fn claim_keys(
         return Ok(HashMap::new());
     }
     Ok(indexes.into_iter().zip(tx.claim_keys(&claims).await?).collect())
+}
+
+/// Who used the idempotency keys of refused events: one that was accepted before is answered so, though it would be
+/// refused today.
+async fn earlier_uses(
+    tx: &Tx,
+    publishes: &[Publish],
+    plans: &[Plan],
+) -> Result<HashMap<(ProjectId, String), FirstUse>, StoreError> {
+    let refused = publishes.iter().zip(plans).filter(|(_, plan)| matches!(plan, Plan::Refuse(_)));
+    let keys = refused.filter_map(|(publish, _)| {
+        let event = &publish.event;
+        Some((event.message.project, event.idempotency.as_ref()?))
+    });
+    tx.first_uses(keys).await
 }
 
 /// The answer to an event whose key another one used first.

@@ -27,6 +27,7 @@ mod ingest;
 mod keeper;
 mod lanes;
 mod pacer;
+mod pending;
 mod probes;
 mod routing;
 mod trim;
@@ -61,6 +62,7 @@ use guard::Guard;
 use keeper::Keeper;
 use lanes::{LaneRule, Lanes};
 use pacer::Pacer;
+use pending::Pending;
 use turn::{Inbox, Outcome};
 use versions::Versions;
 use writer::Writer;
@@ -72,6 +74,8 @@ pub struct EngineSettings {
     pub rules: UrlRules,
     pub breaker: BreakerPolicy,
     pub fan_out: FanOut,
+    /// Open deliveries that a project may have.
+    pub pending_max: u64,
     /// This process's name in the table of leases.
     pub node: String,
     /// How long the change log keeps its records.
@@ -173,18 +177,19 @@ struct Shared {
     guard: Guard,
     align: Align,
     fan_out: FanOut,
+    pending: Pending,
     /// Rings when an event was accepted whose deliveries are to be made.
     expansions: Notify,
 }
 
 impl Shared {
-    /// No attempt goes by older routes than the claim saw: where they cannot be read now, the workers do not start
-    /// before they were confirmed.
+    /// No attempt goes by older routes than the claim saw: where they cannot be read now, they are read when the
+    /// attempt starts.
     async fn confirm(&self, claimed: &Claimed) {
         for (project, version) in &claimed.versions {
             if let Err(error) = self.routing.at_least(*project, *version).await {
                 tracing::warn!(error = writer::chain(&error), "routes could not be read");
-                self.versions.doubt();
+                self.routing.outdate(*project, *version);
             }
         }
     }
@@ -264,6 +269,7 @@ impl Engine {
             guard: Guard::default(),
             align: align.clone(),
             fan_out: settings.fan_out,
+            pending: Pending::new(settings.pending_max),
             expansions: Notify::new(),
         });
 
@@ -307,6 +313,8 @@ impl Engine {
         supervise_until(&claimer, &failed, &stop, "breakers", task);
         let task = probes::run(store.clone(), shared.clone(), probes.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "probes", task);
+        let task = pending::run(store.clone(), shared.clone(), stop.clone());
+        supervise_until(&claimer, &failed, &stop, "counting of pending deliveries", task);
         let task = gauges::run(store.clone(), shared.clone(), publish_tx.downgrade(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "gauges", task);
 

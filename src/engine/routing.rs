@@ -14,28 +14,60 @@ use crate::store::{Result, Store};
 
 const LOAD_LONGEST: Duration = Duration::from_secs(10);
 
+/// What is known of a project: its routes, or only that there are newer ones than were known.
+#[derive(Clone)]
+enum Known {
+    Routes(Arc<ProjectRoutes>),
+    NewerThan(i64),
+}
+
+impl Known {
+    /// The newest version that is known to exist.
+    fn version(&self) -> i64 {
+        match self {
+            Self::Routes(routes) => routes.version,
+            Self::NewerThan(version) => *version,
+        }
+    }
+}
+
 /// Routes by project. Reading takes no lock.
 pub struct RoutingTable {
     store: Store,
     rules: UrlRules,
-    routes: ArcSwap<HashMap<ProjectId, Arc<ProjectRoutes>>>,
+    known: ArcSwap<HashMap<ProjectId, Known>>,
     /// One refresh at a time, so that an older one cannot overwrite a newer.
     refreshing: Mutex<()>,
 }
 
 impl RoutingTable {
     pub fn new(store: Store, rules: UrlRules) -> Arc<Self> {
-        Arc::new(Self { store, rules, routes: ArcSwap::default(), refreshing: Mutex::new(()) })
+        Arc::new(Self { store, rules, known: ArcSwap::default(), refreshing: Mutex::new(()) })
     }
 
     /// What is known of a project now.
     pub fn get(&self, project: ProjectId) -> Option<Arc<ProjectRoutes>> {
-        self.routes.load().get(&project).cloned()
+        match self.known.load().get(&project) {
+            Some(Known::Routes(routes)) => Some(routes.clone()),
+            Some(Known::NewerThan(_)) | None => None,
+        }
     }
 
     /// The version of each project in the table.
     pub fn versions(&self) -> HashMap<ProjectId, i64> {
-        self.routes.load().iter().map(|(project, routes)| (*project, routes.version)).collect()
+        self.known.load().iter().map(|(project, known)| (*project, known.version())).collect()
+    }
+
+    /// Forgets routes older than this version, which exists: nothing goes by them any more, and whoever needs the
+    /// project's routes next reads them.
+    pub fn outdate(&self, project: ProjectId, version: i64) {
+        self.known.rcu(|old| {
+            let mut known = HashMap::clone(old);
+            if known.get(&project).is_none_or(|known| known.version() < version) {
+                known.insert(project, Known::NewerThan(version));
+            }
+            known
+        });
     }
 
     /// A project's routes at this version or a later one; none where the project is gone.
@@ -53,18 +85,32 @@ impl RoutingTable {
         if let Some(routes) = self.get(project).filter(|routes| routes.version >= version) {
             return Ok(Some(routes));
         }
-        // Everyone waits for this turn, so a connection that hangs must not hold it.
-        let loading = self.store.load_routes(project, &self.rules);
-        let fresh = self.store.in_time(LOAD_LONGEST, loading).await?.map(Arc::new);
-        self.routes.rcu(|old| {
-            let mut routes = HashMap::clone(old);
+        loop {
+            // Everyone waits for this turn, so a connection that hangs must not hold it.
+            let loading = self.store.load_routes(project, &self.rules);
+            let fresh = self.store.in_time(LOAD_LONGEST, loading).await?.map(Arc::new);
+            if self.keep(project, fresh.clone()) {
+                return Ok(fresh);
+            }
+            // Read before a newer version was heard of.
+        }
+    }
+
+    /// Takes routes into the table, unless it knows of newer ones.
+    fn keep(&self, project: ProjectId, fresh: Option<Arc<ProjectRoutes>>) -> bool {
+        let mut kept = true;
+        self.known.rcu(|old| {
+            let mut known = HashMap::clone(old);
+            let newest = known.get(&project).map_or(0, Known::version);
+            kept = fresh.as_ref().is_none_or(|fresh| fresh.version >= newest);
             match &fresh {
-                Some(fresh) => routes.insert(project, fresh.clone()),
-                None => routes.remove(&project),
+                Some(fresh) if kept => known.insert(project, Known::Routes(fresh.clone())),
+                Some(_) => None,
+                None => known.remove(&project),
             };
-            routes
+            known
         });
-        Ok(fresh)
+        kept
     }
 
     /// What is known of a project, read first if nothing is.

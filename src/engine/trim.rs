@@ -10,6 +10,8 @@ use crate::store::{Result, Store};
 
 /// Records forgotten in one transaction.
 const BATCH: u32 = 200;
+/// What takes longer waits on a connection that fell silent.
+const BATCH_LONGEST: Duration = Duration::from_secs(30);
 
 /// Forgets in bounded batches until told to stop. Any number of nodes may do so at once.
 pub async fn run(store: Store, keep: Duration, stop: CancellationToken) {
@@ -33,6 +35,6 @@ pub async fn run(store: Store, keep: Duration, stop: CancellationToken) {
 async fn trim(store: &Store, keep: Duration, stop: &CancellationToken) -> Result<()> {
     let keep = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
     let before = Timestamp::from_millis(Timestamp::now().as_millis().saturating_sub(keep));
-    while !stop.is_cancelled() && store.forget_changes(before, BATCH).await? {}
+    while !stop.is_cancelled() && store.in_time(BATCH_LONGEST, store.forget_changes(before, BATCH)).await? {}
     Ok(())
 }

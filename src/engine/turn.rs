@@ -119,35 +119,30 @@ impl Batch {
         self.bytes = self.publishes.iter().map(|publish| publish.event.message.payload.len()).sum();
     }
 
-    /// In smaller parts: by kind, then in halves. The batch itself where it is one thing, or only ids and numbers.
+    /// In smaller parts: by kind, then in halves. The batch itself where it is one thing.
     pub fn apart(self) -> std::result::Result<Vec<Self>, Self> {
-        let kinds = [!self.publishes.is_empty(), self.outcomes() > 0, self.claim.is_some()];
-        let several = kinds.into_iter().filter(|kind| *kind).count() > 1;
-        let is_one = self.publishes.len() < 2 && (self.finished.is_empty() || self.outcomes() < 2);
-        if !several && is_one {
+        let kinds = [self.publishes.len(), self.finished.len(), self.released.len(), self.discarded.len()];
+        let several =
+            kinds.iter().filter(|count| **count > 0).count() + usize::from(self.claim.is_some()) > 1;
+        if !several && kinds.iter().sum::<usize>() < 2 {
             return Err(self);
         }
-        let Self { mut publishes, mut finished, released, discarded, claim, .. } = self;
-        let (mut later_publishes, mut later_finished) = (Vec::new(), Vec::new());
-        if !several {
-            later_publishes = publishes.split_off(publishes.len() / 2);
-            later_finished = finished.split_off(finished.len() / 2);
+        let Self { publishes, finished, released, discarded, claim, .. } = self;
+        let mut parts = vec![Self { claim, ..Self::default() }];
+        for finished in halves(finished, several) {
+            parts.push(Self { finished, ..Self::default() });
         }
-        let mut rest = Self { released, discarded, ..Self::default() };
-        if several {
-            rest.finished = std::mem::take(&mut finished);
+        for released in halves(released, several) {
+            parts.push(Self { released, ..Self::default() });
         }
-        let mut parts: Vec<Self> = [finished, later_finished]
-            .into_iter()
-            .map(|finished| Self { finished, ..Self::default() })
-            .collect();
-        parts.push(rest);
-        for publishes in [publishes, later_publishes] {
+        for discarded in halves(discarded, several) {
+            parts.push(Self { discarded, ..Self::default() });
+        }
+        for publishes in halves(publishes, several) {
             let mut part = Self::default();
             part.go_first(publishes);
             parts.push(part);
         }
-        parts.push(Self { claim, ..Self::default() });
         parts.retain(|part| !part.is_empty());
         Ok(parts)
     }
@@ -155,6 +150,11 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.publishes.is_empty() && self.outcomes() == 0 && self.claim.is_none()
     }
+}
+
+fn halves<T>(mut first: Vec<T>, whole: bool) -> [Vec<T>; 2] {
+    let second = if whole { Vec::new() } else { first.split_off(first.len() / 2) };
+    [first, second]
 }
 
 /// Receives, or waits for ever where another writer takes that kind.

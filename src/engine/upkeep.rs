@@ -12,11 +12,13 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::writer::chain;
 use crate::domain::id::EndpointId;
-use crate::store::{Lane, Result, Store};
+use crate::store::{Lane, Result, Store, StoreError};
 
 /// The slow round, which also finds what a process that ended left undone.
 const ROUND: Duration = Duration::from_secs(60);
 const BATCH: u32 = 500;
+/// What takes longer waits on a connection that fell silent.
+const STEP_LONGEST: Duration = Duration::from_secs(30);
 
 pub async fn run(
     store: Store,
@@ -51,9 +53,13 @@ pub async fn run(
 /// Brings an endpoint's queued work in line with its state, in bounded batches, each a transaction of its own.
 async fn align(store: &Store, endpoint: EndpointId, shared: &Shared, stop: &CancellationToken) -> Result<()> {
     while !stop.is_cancelled() {
-        let mut tx = store.begin(Lane::Engine).await?;
-        let aligned = tx.align(endpoint, BATCH).await?;
-        tx.commit().await?;
+        let step = async {
+            let mut tx = store.begin(Lane::Engine).await?;
+            let aligned = tx.align(endpoint, BATCH).await?;
+            tx.commit().await?;
+            Ok::<_, StoreError>(aligned)
+        };
+        let aligned = store.in_time(STEP_LONGEST, step).await?;
         if aligned.due {
             shared.claims.ring();
         }
@@ -69,7 +75,7 @@ async fn align(store: &Store, endpoint: EndpointId, shared: &Shared, stop: &Canc
 
 async fn align_all(store: &Store, shared: &Shared, stop: &CancellationToken) -> Result<()> {
     let mut last = None;
-    while let Some(endpoint) = store.unaligned_after(last).await? {
+    while let Some(endpoint) = store.in_time(STEP_LONGEST, store.unaligned_after(last)).await? {
         // One that cannot be read does not keep the others waiting.
         if let Err(error) = align(store, endpoint, shared, stop).await {
             tracing::warn!(%endpoint, error = chain(&error), "queued work was not moved");
@@ -83,7 +89,7 @@ async fn align_all(store: &Store, shared: &Shared, stop: &CancellationToken) -> 
 }
 
 async fn tidy(store: &Store) -> Result<()> {
-    store.make_partitions().await?;
-    store.forget_expired_keys().await?;
-    store.checkpoint().await
+    store.in_time(STEP_LONGEST, store.make_partitions()).await?;
+    store.in_time(STEP_LONGEST, store.forget_expired_keys()).await?;
+    store.in_time(STEP_LONGEST, store.checkpoint()).await
 }

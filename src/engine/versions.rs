@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::RoutingTable;
 use super::writer::chain;
+use crate::domain::id::ProjectId;
 use crate::store::{Result, Store};
 
 const ROUND: Duration = Duration::from_secs(1);
@@ -23,22 +24,21 @@ const CONFIRMED: Duration = Duration::from_secs(5);
 /// When the routing table was last known to be current.
 pub struct Versions {
     /// Counted from before the database was asked; none at all where it need not be.
-    confirmed_at: Option<Mutex<Option<Instant>>>,
+    confirmed_at: Option<Mutex<Instant>>,
     bell: Notify,
 }
 
 impl Versions {
     pub fn new(store: &Store) -> Arc<Self> {
-        let confirmed_at = (!store.has_single_writer()).then(|| Mutex::new(Some(Instant::now())));
+        let confirmed_at = (!store.has_single_writer()).then(|| Mutex::new(Instant::now()));
         Arc::new(Self { confirmed_at, bell: Notify::new() })
     }
 
     /// Whether attempts may go by the routing table.
     pub fn are_confirmed(&self) -> bool {
-        self.confirmed_at.as_ref().is_none_or(|at| {
-            let at = *at.lock().unwrap_or_else(PoisonError::into_inner);
-            at.is_some_and(|at| at.elapsed() < CONFIRMED)
-        })
+        self.confirmed_at
+            .as_ref()
+            .is_none_or(|at| at.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < CONFIRMED)
     }
 
     /// A project's routes changed somewhere.
@@ -46,15 +46,9 @@ impl Versions {
         self.bell.notify_one();
     }
 
-    /// Something newer is known to exist and could not be read: nothing starts before the next confirmation.
-    pub fn doubt(&self) {
-        self.set(None);
-        self.ring();
-    }
-
-    fn set(&self, confirmed_at: Option<Instant>) {
-        if let Some(at) = &self.confirmed_at {
-            *at.lock().unwrap_or_else(PoisonError::into_inner) = confirmed_at;
+    fn confirm(&self, at: Instant) {
+        if let Some(confirmed_at) = &self.confirmed_at {
+            *confirmed_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
         }
     }
 }
@@ -71,24 +65,36 @@ pub async fn run(store: Store, routing: Arc<RoutingTable>, versions: Arc<Version
             () = stop.cancelled() => return,
         }
         let asked = Instant::now();
-        match store.in_time(CONFIRMED, refresh(&store, &routing)).await {
-            Ok(()) => versions.set(Some(asked)),
-            Err(error) => tracing::warn!(error = chain(&error), "routing versions could not be confirmed"),
+        let outdated = match store.in_time(CONFIRMED, outdate(&store, &routing)).await {
+            Ok(outdated) => outdated,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "routing versions could not be confirmed");
+                continue;
+            }
+        };
+        versions.confirm(asked);
+        for (project, version) in outdated {
+            // A project that cannot be read stands alone: its deliveries wait, and are tried again.
+            if let Err(error) = routing.refresh(project, version).await {
+                tracing::warn!(%project, error = chain(&error), "routes could not be read");
+            }
         }
     }
 }
 
-/// Reads again what is older here than in the database.
-async fn refresh(store: &Store, routing: &RoutingTable) -> Result<()> {
+/// Forgets what is older here than in the database; says what that was.
+async fn outdate(store: &Store, routing: &RoutingTable) -> Result<Vec<(ProjectId, i64)>> {
     let known = routing.versions();
     let projects: Vec<_> = known.keys().copied().collect();
     let current = store.routing_versions(&projects).await?;
+    let mut outdated = Vec::new();
     for (project, version) in known {
         // A project that is gone is newer than any version of it.
         let wanted = current.get(&project).copied().unwrap_or(i64::MAX);
         if version < wanted {
-            routing.refresh(project, wanted).await?;
+            routing.outdate(project, wanted);
+            outdated.push((project, wanted));
         }
     }
-    Ok(())
+    Ok(outdated)
 }

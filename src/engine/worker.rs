@@ -94,6 +94,9 @@ fn measure(shared: &Shared, finished: &FinishedAttempt) {
     shared.metrics.engine.attempted(class, took, waited);
 }
 
+/// When work is looked at again whose routes could not be read.
+const ROUTES_AGAIN: Duration = Duration::from_secs(5);
+
 /// What became of a delivery that was to be attempted.
 enum Made {
     Outcome(Outcome),
@@ -157,7 +160,7 @@ async fn permitted(shared: &Shared, job: &ClaimedDelivery) -> Result<Arc<Endpoin
         Ok(routes) => routes,
         Err(error) => {
             tracing::warn!(error = %error, "routes could not be read; the delivery waits");
-            return Err(Outcome::Released(job.release(Hold::No)));
+            return Err(Outcome::Released(job.postpone(Timestamp::now().plus(ROUTES_AGAIN))));
         }
     };
     let Some(route) = routes.as_ref().and_then(|routes| routes.endpoint(job.endpoint)) else {

@@ -13,14 +13,16 @@ use super::ingest::{self, Publish, Verdict};
 use super::turn::{Batch, Inbox, TURN_BYTES, TURN_EVENTS, TURN_OUTCOMES, recv};
 use super::{Shared, failures, worker};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::DeliveryStatus;
+use crate::domain::delivery::{DeliveryStatus, Probe};
 use crate::domain::error::Error;
 use crate::domain::id::LeaseId;
-use crate::store::{Aftermath, Claimed, FinishedAttempt, Next, Result, Store, StoreError};
+use crate::store::{Aftermath, Claimed, FinishedAttempt, Hold, Next, Released, Result, Store, StoreError};
 
 const TURN_LONGEST: Duration = Duration::from_secs(15);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(2);
+/// When a delivery is attempted again whose outcome the database refused.
+const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a turn's transaction came to.
 #[derive(Default)]
@@ -29,6 +31,8 @@ struct Written {
     /// None where nothing was asked for, or the lease was given up.
     claimed: Option<Claimed>,
     aftermath: Aftermath,
+    /// Deliveries that ended without an attempt.
+    discarded: u64,
 }
 
 /// Writes turns until it is told to stop and everything that waited is written.
@@ -143,7 +147,7 @@ impl Writer {
         let lease = self.shared.keeper.lease();
         let started = Instant::now();
         let written = self.store.in_time(TURN_LONGEST, self.write(lease, &batch)).await;
-        self.measure(&batch, written.is_ok(), started.elapsed());
+        self.measure(&batch, written.as_ref().ok(), started.elapsed());
         if let Err(error) = &written
             && error.is_ambiguous()
             && (!batch.publishes.is_empty() || batch.claim.is_some())
@@ -169,25 +173,18 @@ impl Writer {
         }
     }
 
-    fn measure(&self, batch: &Batch, written: bool, took: Duration) {
+    fn measure(&self, batch: &Batch, written: Option<&Written>, took: Duration) {
         let engine = &self.shared.metrics.engine;
         engine.turn(batch.publishes.len(), batch.outcomes(), took);
-        if !written {
+        let Some(written) = written else {
             engine.turns_failed.inc();
             return;
+        };
+        for status in [DeliveryStatus::Success, DeliveryStatus::Failed, DeliveryStatus::Discarded] {
+            let ended = written.aftermath.ended.iter().filter(|ended| **ended == status).count() as u64;
+            let discarded = if status == DeliveryStatus::Discarded { written.discarded } else { 0 };
+            engine.ended(status.as_str(), ended + discarded);
         }
-        let (mut succeeded, mut failed, mut discarded) = (0, 0, batch.discarded.len() as u64);
-        for one in &batch.finished {
-            match one.next {
-                Next::Success => succeeded += 1,
-                Next::Failed => failed += 1,
-                Next::Discarded => discarded += 1,
-                Next::Again | Next::Retry(_) => {}
-            }
-        }
-        engine.ended(DeliveryStatus::Success.as_str(), succeeded);
-        engine.ended(DeliveryStatus::Failed.as_str(), failed);
-        engine.ended(DeliveryStatus::Discarded.as_str(), discarded);
     }
 
     /// The turn's transaction.
@@ -198,7 +195,7 @@ impl Writer {
             written.verdicts = ingest::write(&mut tx, &self.shared, lease, &batch.publishes).await?;
         }
         if !batch.discarded.is_empty() {
-            tx.discard(&batch.discarded).await?;
+            written.discarded = tx.discard(&batch.discarded).await?;
         }
         if !batch.finished.is_empty() {
             let rules = failures::rules(&self.shared, &batch.finished);
@@ -225,11 +222,17 @@ impl Writer {
         for (publish, verdict) in batch.publishes.into_iter().zip(verdicts) {
             let answer = match verdict {
                 Verdict::Answer(answer) => answer,
-                Verdict::Accepted { receipt, jobs, paced, expands: wide } => {
+                Verdict::Accepted { receipt, jobs, spilled: behind, paced, expands: wide } => {
+                    let project = publish.event.message.project;
                     expands |= wide;
-                    spilled |= jobs.len() + paced.len() < receipt.deliveries as usize;
+                    self.shared.pending.add(project, receipt.deliveries.into());
+                    spilled |= !behind.is_empty();
+                    // Again, now that it is committed: a look at the table in between did not see it.
+                    for endpoint in behind {
+                        self.shared.lanes.spill(endpoint);
+                    }
                     for endpoint in paced {
-                        self.shared.pacer.tell(publish.event.message.project, endpoint);
+                        self.shared.pacer.tell(project, endpoint);
                     }
                     for (reservation, job) in jobs {
                         reservation.fill(job);
@@ -309,20 +312,39 @@ impl Writer {
         let rest =
             Batch { finished, released: batch.released, discarded: batch.discarded, ..Batch::default() };
         if rest.outcomes() > 0 {
-            self.write_or_leave(rest).await;
+            self.write_plain(rest).await;
         }
     }
 
-    /// The last try. What still fails stays claimed until the lease ends, and is then attempted again.
-    async fn write_or_leave(&mut self, batch: Batch) {
+    /// The last try, without what the receiver sent. What is refused even so is given back, to be attempted again
+    /// after a while: at least once.
+    async fn write_plain(&mut self, batch: Batch) {
         let lease = self.shared.keeper.lease();
+        let error = match self.store.in_time(TURN_LONGEST, self.write(lease, &batch)).await {
+            Ok(written) => return failures::obey(&self.shared, written.aftermath).await,
+            Err(error) if error.is_transient() => return self.postpone(batch, error),
+            Err(error) => error,
+        };
+        tracing::error!(error = chain(&error), outcomes = batch.outcomes(), "outcomes could not be written");
+        let due = Some(Timestamp::now().plus(REFUSED_AGAIN));
+        let given_back = batch.finished.iter().map(|one| Released {
+            delivery: one.attempt.delivery,
+            endpoint: one.attempt.endpoint,
+            claim: one.claim,
+            hold: if one.probe == Some(Probe::Endpoint) { Hold::Probe } else { Hold::No },
+            due,
+        });
+        let released: Vec<Released> = given_back.collect();
+        if released.is_empty() {
+            return;
+        }
+        let batch = Batch { released, ..Batch::default() };
         match self.store.in_time(TURN_LONGEST, self.write(lease, &batch)).await {
-            Ok(written) => failures::obey(&self.shared, written.aftermath).await,
-            Err(error) => tracing::error!(
-                error = chain(&error),
-                outcomes = batch.outcomes(),
-                "outcomes could not be written"
-            ),
+            Ok(_) => {}
+            Err(error) if error.is_transient() => self.postpone(batch, error),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "claims stay until the lease ends");
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -129,7 +130,12 @@ impl Shared {
                 let limit = patience.unwrap_or(Duration::MAX).min(self.limits.timeout);
                 self.unary(inner, request, limit, open).await
             }
-            Shape::Stream => stream(inner, request, patience, open).await,
+            Shape::Stream => {
+                let connection = request.extensions().get::<Connection>();
+                let leaving = connection.map(|connection| connection.leaving.clone()).unwrap_or_default();
+                stream(inner, request, patience, leaving, open).await
+            }
+            Shape::Exchange => stream(inner, request, patience, CancellationToken::new(), open).await,
         }
     }
 
@@ -171,13 +177,13 @@ async fn stream<S>(
     mut inner: S,
     request: Request<Body>,
     patience: Option<Duration>,
+    leaving: CancellationToken,
     mut open: Open,
 ) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     let deadline = patience.map(|limit| (Instant::now() + limit, limit));
-    let leaving = request.extensions().get::<Connection>().map(|connection| connection.leaving.clone());
     let opening = inner.call(request);
     let response = match deadline {
         Some((at, limit)) => match tokio::time::timeout_at(at, opening).await {
@@ -192,8 +198,7 @@ where
         open.code(status.map_or(Code::Unknown, |status| status.code()).into());
         return response;
     }
-    let leaving = leaving.unwrap_or_default().cancelled_owned();
-    response.map(|body| Body::new(StreamEnd::new(body, deadline, leaving, open)))
+    response.map(|body| Body::new(StreamEnd::new(body, deadline, leaving.cancelled_owned(), open)))
 }
 
 fn refused(open: &mut Open, status: Status) -> Response<Body> {

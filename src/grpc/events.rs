@@ -6,6 +6,7 @@ use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::check::Check;
+use super::listener::Connection;
 use super::publish::{self, TEXT_MAX};
 use super::{Api, convert, pb, principal, publish_stream};
 use crate::domain::event::EventFilter;
@@ -43,7 +44,9 @@ impl pb::event_service_server::EventService for Api {
         request: Request<Streaming<pb::StreamPublishEventsRequest>>,
     ) -> Result<Response<Self::StreamPublishEventsStream>, Status> {
         let caller = principal(&request)?;
-        let acks = publish_stream::acknowledge(self.clone(), caller, request.into_inner());
+        let connection = request.extensions().get::<Connection>();
+        let leaving = connection.map(|connection| connection.leaving.clone()).unwrap_or_default();
+        let acks = publish_stream::acknowledge(self.clone(), caller, leaving, request.into_inner());
         Ok(Response::new(Box::pin(acks)))
     }
 

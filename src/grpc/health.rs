@@ -4,6 +4,7 @@
 //! names SERVICE_UNKNOWN, and ends its streams when the server drains.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_stream::Stream;
@@ -16,6 +17,9 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::status;
 use crate::domain::error::Error;
+
+/// How long a reader may take to be told the end.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 const NAMES: [&str; 9] = [
     "",
@@ -80,11 +84,13 @@ impl HealthService for Health {
                     return;
                 }
                 tokio::select! {
-                    changed = serving.changed(), if known => if changed.is_err() { return },
+                    biased;
+                    // Readiness ends first when the server stops; the stream then waits for its own end.
+                    Ok(()) = serving.changed(), if known => {}
                     () = sender.closed() => return,
                     () = stop.cancelled() => {
-                        // The reader may be gone already.
-                        let _gone = sender.try_send(Err(status::draining()));
+                        // The reader may be gone already, or read no more.
+                        let _told = tokio::time::timeout(FAREWELL, sender.send(Err(status::draining()))).await;
                         return;
                     }
                 }

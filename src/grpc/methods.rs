@@ -14,6 +14,9 @@ pub enum Shape {
     Unary,
     /// Open for as long as both sides want.
     Stream,
+    /// The same, and the client sends too: the handler ends it when the connection is to go, once it has answered
+    /// what it read.
+    Exchange,
 }
 
 /// All methods by path, such as `/hawser.v1.EventService/PublishEvent`.
@@ -29,8 +32,12 @@ pub fn all() -> Result<HashMap<String, Shape>, prost::DecodeError> {
             for service in &file.service {
                 for method in &service.method {
                     let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
-                    let streams = method.server_streaming() || method.client_streaming();
-                    methods.insert(path, if streams { Shape::Stream } else { Shape::Unary });
+                    let shape = match (method.client_streaming(), method.server_streaming()) {
+                        (false, false) => Shape::Unary,
+                        (false, true) => Shape::Stream,
+                        (true, _) => Shape::Exchange,
+                    };
+                    methods.insert(path, shape);
                 }
             }
         }
@@ -48,6 +55,7 @@ mod tests {
         let shape = |path: &str| methods.get(path).copied();
         assert_eq!(shape("/hawser.v1.EventService/PublishEvent"), Some(Shape::Unary));
         assert_eq!(shape("/hawser.v1.WatchService/Watch"), Some(Shape::Stream));
+        assert_eq!(shape("/hawser.v1.EventService/StreamPublishEvents"), Some(Shape::Exchange));
         assert_eq!(shape("/grpc.health.v1.Health/Check"), Some(Shape::Unary));
         assert_eq!(shape("/grpc.health.v1.Health/Watch"), Some(Shape::Stream));
         assert_eq!(shape("/nobody/Nothing"), None);

@@ -23,15 +23,17 @@ const UNDER_WAY_BYTES: usize = 8 * 1024 * 1024;
 /// How long a key that was revoked is not noticed.
 const KEY_CHECKED_EVERY: Duration = Duration::from_secs(30);
 
-/// The acknowledgements of all that comes in.
+/// The acknowledgements of all that comes in, until the server stops or the connection is `leaving`.
 pub fn acknowledge(
     api: Api,
     caller: Principal,
+    leaving: CancellationToken,
     incoming: Streaming<pb::StreamPublishEventsRequest>,
 ) -> impl Stream<Item = Result<pb::StreamPublishEventsResponse, Status>> + Send {
     let publishing = Publishing {
         services: api.services,
         stop: api.stop,
+        leaving,
         caller,
         key_checked: Instant::now(),
         incoming: Some(incoming),
@@ -45,6 +47,7 @@ pub fn acknowledge(
 struct Publishing {
     services: Services,
     stop: CancellationToken,
+    leaving: CancellationToken,
     caller: Principal,
     key_checked: Instant,
     /// None once no more is read.
@@ -68,6 +71,10 @@ impl Publishing {
             tokio::select! {
                 () = self.stop.cancelled(), if self.incoming.is_some() => {
                     let message = "the server is stopping; publish again what was not acknowledged, with its idempotency key";
+                    self.end_with(Error::unavailable(message).into());
+                }
+                () = self.leaving.cancelled(), if self.incoming.is_some() => {
+                    let message = "the connection has reached its age; publish again what was not acknowledged, with its idempotency key";
                     self.end_with(Error::unavailable(message).into());
                 }
                 Some(published) = self.under_way.next() => {

@@ -161,7 +161,7 @@ impl EngineMetrics {
         self.turn_seconds.observe(took.as_secs_f64());
     }
 
-    /// How many deliveries are `due`, `parked`, in `lanes` or `in_flight`.
+    /// How many deliveries are `due`, in `lanes` or `in_flight`.
     pub fn waiting(&self, state: &'static str, deliveries: u64) {
         let deliveries = i64::try_from(deliveries).unwrap_or(i64::MAX);
         self.queue.get_or_create(&StateLabel { state }).set(deliveries);

@@ -6,7 +6,7 @@ use super::endpoints::audit;
 use super::{Services, found};
 use crate::domain::change::EndpointChangeKind;
 use crate::domain::clock::Timestamp;
-use crate::domain::endpoint::{Endpoint, EndpointStatus};
+use crate::domain::endpoint::{Circuit, Endpoint, EndpointStatus};
 use crate::domain::error::{Error, ErrorKind, Result};
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::principal::{Principal, Scope};
@@ -108,6 +108,7 @@ impl Services {
                 }
                 if status == EndpointStatus::Active {
                     tx.reset_health(id).await?;
+                    (endpoint.consecutive_failures, endpoint.circuit) = (0, Circuit::Closed);
                 }
                 tx.update_endpoint(kind, &endpoint).await?;
                 audit(&tx, principal, action, Some(&before), Some(&endpoint)).await?;

@@ -13,7 +13,10 @@ const ROLLUP_MS: i64 = 5 * 60 * 1000;
 
 impl Tx {
     /// Adds to the five-minute sums that charts read.
-    pub(super) async fn add_rollups(&self, finished: &[FinishedAttempt]) -> Result<()> {
+    pub(super) async fn add_rollups<'a>(
+        &self,
+        finished: impl Iterator<Item = &'a FinishedAttempt>,
+    ) -> Result<()> {
         let mut sums: HashMap<(EndpointId, i64), Sum> = HashMap::new();
         for one in finished {
             let bucket = one.ended_at.as_millis().div_euclid(ROLLUP_MS) * ROLLUP_MS;

@@ -83,7 +83,10 @@ impl Tx {
     /// An endpoint as of this transaction.
     pub async fn endpoint(&self, project: ProjectId, id: EndpointId) -> Result<Option<Endpoint>> {
         let row = find(project, id).one(self.db()).await?;
-        row.map(|row| self.store().endpoint_of(row)).transpose()
+        let mut endpoints =
+            row.map(|row| self.store().endpoint_of(row)).transpose()?.into_iter().collect::<Vec<_>>();
+        add_health(self.db(), &mut endpoints).await?;
+        Ok(endpoints.pop())
     }
 
     /// Writes a changed endpoint, which was read in this transaction, under its next revision.
@@ -129,7 +132,7 @@ impl Store {
     pub async fn endpoint(&self, project: ProjectId, id: EndpointId) -> Result<Option<Endpoint>> {
         let row = find(project, id).one(self.reader()).await?;
         let mut endpoints = row.map(|row| self.endpoint_of(row)).transpose()?.into_iter().collect::<Vec<_>>();
-        self.add_health(&mut endpoints).await?;
+        add_health(self.reader(), &mut endpoints).await?;
         Ok(endpoints.pop())
     }
 
@@ -161,53 +164,8 @@ impl Store {
         }
         let rows = query.all(self.reader()).await?;
         let mut endpoints = rows.into_iter().map(|row| self.endpoint_of(row)).collect::<Result<Vec<_>>>()?;
-        self.add_health(&mut endpoints).await?;
+        add_health(self.reader(), &mut endpoints).await?;
         Ok(Page::from_rows(endpoints, page.size, |endpoint| endpoint.id.uuid()))
-    }
-
-    /// Adds what attempts know of endpoints: failures in a row, the breaker and the newest answer.
-    async fn add_health(&self, endpoints: &mut [Endpoint]) -> Result<()> {
-        let mut rows = Rows::new([("id", Kind::Uuid)]);
-        for endpoint in endpoints.iter() {
-            rows.push([endpoint.id.uuid().into()]);
-        }
-        let sql = "SELECT v.id, h.consecutive_failures, r.last_at, r.last_status, r.last_error, h.breaker_opens, \
-                   h.breaker_until, q.id FROM v \
-                   LEFT JOIN endpoint_health h ON h.endpoint_id = v.id \
-                   LEFT JOIN queue q ON q.id = h.breaker_probe AND q.claimed_by IS NOT NULL \
-                   LEFT JOIN rollups r ON r.endpoint_id = v.id AND r.bucket_at = \
-                   (SELECT MAX(bucket_at) FROM rollups n WHERE n.endpoint_id = v.id)";
-        let mut health = HashMap::new();
-        for row in rows.query(self.reader(), sql).await? {
-            let id: Uuid = row.try_get_by_index(0)?;
-            let failures: Option<i32> = row.try_get_by_index(1)?;
-            let last = match row.try_get_by_index::<Option<i64>>(2)? {
-                None => None,
-                Some(at) => Some(LastResponse {
-                    at: Timestamp::from_millis(at),
-                    status: row.try_get_by_index::<Option<i16>>(3)?.and_then(|code| u16::try_from(code).ok()),
-                    error: row.try_get_by_index::<Option<i16>>(4)?.and_then(ErrorClass::from_code),
-                }),
-            };
-            let opens = row.try_get_by_index::<Option<i16>>(5)?.unwrap_or_default();
-            let circuit = match row.try_get_by_index::<Option<i64>>(6)? {
-                _ if opens == 0 => Circuit::Closed,
-                Some(until) if row.try_get_by_index::<Option<Uuid>>(7)?.is_none() => {
-                    Circuit::Open(Timestamp::from_millis(until))
-                }
-                _ => Circuit::HalfOpen,
-            };
-            let failures = failures.and_then(|count| u32::try_from(count).ok()).unwrap_or_default();
-            health.insert(id, (failures, circuit, last));
-        }
-        for endpoint in endpoints {
-            if let Some((failures, circuit, last)) = health.remove(&endpoint.id.uuid()) {
-                endpoint.consecutive_failures = failures;
-                endpoint.circuit = circuit;
-                endpoint.last_response = last;
-            }
-        }
-        Ok(())
     }
 
     fn endpoint_of(&self, row: entity::Model) -> Result<Endpoint> {
@@ -313,6 +271,51 @@ fn long_millis(stored: i64) -> Duration {
 
 fn in_millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Adds what attempts know of endpoints: failures in a row, the breaker and the newest answer.
+async fn add_health(db: &impl ConnectionTrait, endpoints: &mut [Endpoint]) -> Result<()> {
+    let mut rows = Rows::new([("id", Kind::Uuid)]);
+    for endpoint in endpoints.iter() {
+        rows.push([endpoint.id.uuid().into()]);
+    }
+    let sql = "SELECT v.id, h.consecutive_failures, r.last_at, r.last_status, r.last_error, h.breaker_opens, \
+               h.breaker_until, q.id FROM v \
+               LEFT JOIN endpoint_health h ON h.endpoint_id = v.id \
+               LEFT JOIN queue q ON q.id = h.breaker_probe AND q.claimed_by IS NOT NULL \
+               LEFT JOIN rollups r ON r.endpoint_id = v.id AND r.bucket_at = \
+               (SELECT MAX(bucket_at) FROM rollups n WHERE n.endpoint_id = v.id)";
+    let mut health = HashMap::new();
+    for row in rows.query(db, sql).await? {
+        let id: Uuid = row.try_get_by_index(0)?;
+        let failures: Option<i32> = row.try_get_by_index(1)?;
+        let last = match row.try_get_by_index::<Option<i64>>(2)? {
+            None => None,
+            Some(at) => Some(LastResponse {
+                at: Timestamp::from_millis(at),
+                status: row.try_get_by_index::<Option<i16>>(3)?.and_then(|code| u16::try_from(code).ok()),
+                error: row.try_get_by_index::<Option<i16>>(4)?.and_then(ErrorClass::from_code),
+            }),
+        };
+        let opens = row.try_get_by_index::<Option<i16>>(5)?.unwrap_or_default();
+        let circuit = match row.try_get_by_index::<Option<i64>>(6)? {
+            _ if opens == 0 => Circuit::Closed,
+            Some(until) if row.try_get_by_index::<Option<Uuid>>(7)?.is_none() => {
+                Circuit::Open(Timestamp::from_millis(until))
+            }
+            _ => Circuit::HalfOpen,
+        };
+        let failures = failures.and_then(|count| u32::try_from(count).ok()).unwrap_or_default();
+        health.insert(id, (failures, circuit, last));
+    }
+    for endpoint in endpoints {
+        if let Some((failures, circuit, last)) = health.remove(&endpoint.id.uuid()) {
+            endpoint.consecutive_failures = failures;
+            endpoint.circuit = circuit;
+            endpoint.last_response = last;
+        }
+    }
+    Ok(())
 }
 
 fn next_revision(endpoint: &Endpoint) -> Endpoint {

@@ -72,9 +72,10 @@ fn is_transient(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(error) => match error.code().as_deref() {
-            // PostgreSQL classes 08 (connection), 40 (rollback), 53 (resources), 55, 57 (operator) and 58 (system).
+            // PostgreSQL classes 08 (connection), 25 (the transaction ended, or the server turned read-only), 40
+            // (rollback), 53 (resources), 55, 57 (operator) and 58 (system).
             Some(code) if code.len() == 5 => {
-                ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
+                ["08", "25", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
             }
             // SQLite: BUSY, LOCKED, IOERR, FULL, CANTOPEN, by the low byte of the extended code.
             Some(code) => code.parse::<i32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14)),

@@ -1,9 +1,12 @@
 //! What operators are told of the queue: bounded statements on its indexes, whatever its length.
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use std::collections::HashMap;
+
+use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
 
 use super::error::{Result, StoreError};
 use super::{Store, now_sql};
+use crate::domain::id::ProjectId;
 
 /// More than these are not counted, so that a long queue is not made longer by counting it.
 pub const COUNTED_MAX: u64 = 10_000;
@@ -31,6 +34,18 @@ impl Store {
         let (due, oldest): (i64, Option<i64>) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
         let not_negative = |number: i64| u64::try_from(number).unwrap_or(0);
         Ok(QueueGauges { due: not_negative(due), oldest_due_ms: not_negative(oldest.unwrap_or(0)) })
+    }
+
+    /// Open deliveries of each project.
+    pub async fn pending_by_project(&self) -> Result<HashMap<ProjectId, u64>> {
+        let sql = "SELECT project_id, COUNT(*) FROM queue GROUP BY project_id";
+        let statement = Statement::from_string(self.backend(), sql);
+        let rows = self.reader().query_all_raw(statement).await?;
+        let read = |row: &QueryResult| {
+            let (project, count): (uuid::Uuid, i64) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+            Ok((ProjectId::from_uuid(project), u64::try_from(count).unwrap_or(0)))
+        };
+        rows.iter().map(read).collect()
     }
 
     /// Connections of each pool: its name, how many are open, how many of them idle.

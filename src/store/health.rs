@@ -16,7 +16,7 @@ use super::tx::Tx;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::change::EndpointChangeKind;
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::Probe;
+use crate::domain::delivery::{DeliveryStatus, Probe};
 use crate::domain::disable::DisablePolicy;
 use crate::domain::endpoint::EndpointStatus;
 use crate::domain::id::{DeliveryId, EndpointId, ProjectId};
@@ -42,6 +42,8 @@ pub struct Aftermath {
     pub open: HashSet<EndpointId>,
     /// Breakers that a success closed.
     pub closed: Vec<EndpointId>,
+    /// The final statuses of the deliveries that ended.
+    pub ended: Vec<DeliveryStatus>,
 }
 
 /// The last failures in a row of an endpoint within one batch.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
+use sea_orm::DbBackend;
 
 use super::error::{Result, StoreError};
 use super::lease::stands_sql;
@@ -140,25 +140,8 @@ impl Tx {
                    RETURNING event_id";
         let won = rows.query(self.db(), sql).await?;
         let won: Vec<uuid::Uuid> = won.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, _>>()?;
-
-        let mut lost = Rows::new([("project_id", Kind::Uuid), ("key", Kind::Text)]);
-        for (project, key, event, _) in claims {
-            if !won.contains(&event.uuid()) {
-                lost.push([project.uuid().into(), key.key.clone().into()]);
-            }
-        }
-        let sql = "SELECT k.project_id, k.key, k.event_id, k.content_hash, k.delivery_count \
-                   FROM v JOIN idempotency_keys k ON k.project_id = v.project_id AND k.key = v.key";
-        let mut taken: HashMap<(ProjectId, String), FirstUse> = HashMap::new();
-        for row in lost.query(self.db(), sql).await? {
-            let project = ProjectId::from_uuid(row.try_get_by_index(0)?);
-            let first = FirstUse {
-                event: EventId::from_uuid(row.try_get_by_index(2)?),
-                deliveries: u32::try_from(row.try_get_by_index::<i32>(4)?).unwrap_or_default(),
-                content_hash: row.try_get_by_index(3)?,
-            };
-            taken.insert((project, row.try_get_by_index(1)?), first);
-        }
+        let lost = claims.iter().filter(|(_, _, event, _)| !won.contains(&event.uuid()));
+        let taken = self.first_uses(lost.map(|(project, key, ..)| (*project, *key))).await?;
         let first_use = |(project, key, event, deliveries): &(ProjectId, &IdempotencyKey, EventId, u32)| {
             if won.contains(&event.uuid()) {
                 let content_hash = key.content_hash.to_vec();
@@ -169,6 +152,32 @@ impl Tx {
             taken.get(&(*project, key.key.clone())).cloned().ok_or_else(gone)
         };
         claims.iter().map(first_use).collect()
+    }
+
+    /// Whose these idempotency keys are, where they are anyone's.
+    pub async fn first_uses<'a>(
+        &self,
+        keys: impl Iterator<Item = (ProjectId, &'a IdempotencyKey)>,
+    ) -> Result<HashMap<(ProjectId, String), FirstUse>> {
+        let mut rows = Rows::new([("project_id", Kind::Uuid), ("key", Kind::Text), ("now", Kind::BigInt)]);
+        let now = Timestamp::now().as_millis();
+        for (project, key) in keys {
+            rows.push([project.uuid().into(), key.key.clone().into(), now.into()]);
+        }
+        let sql = "SELECT k.project_id, k.key, k.event_id, k.content_hash, k.delivery_count \
+                   FROM v JOIN idempotency_keys k ON k.project_id = v.project_id AND k.key = v.key \
+                   WHERE k.expires_at > v.now";
+        let mut taken = HashMap::new();
+        for row in rows.query(self.db(), sql).await? {
+            let project = ProjectId::from_uuid(row.try_get_by_index(0)?);
+            let first = FirstUse {
+                event: EventId::from_uuid(row.try_get_by_index(2)?),
+                deliveries: u32::try_from(row.try_get_by_index::<i32>(4)?).unwrap_or_default(),
+                content_hash: row.try_get_by_index(3)?,
+            };
+            taken.insert((project, row.try_get_by_index(1)?), first);
+        }
+        Ok(taken)
     }
 
     /// Writes events with their deliveries or their targets, and notes what Watch will tell. Returns the endpoints
@@ -328,17 +337,6 @@ impl Tx {
         );
         rows.execute(self.db(), &sql).await?;
         Ok(())
-    }
-
-    /// Whether these endpoints have unclaimed work in the queue that is due by now.
-    pub async fn has_due_work(&self, endpoint: EndpointId) -> Result<bool> {
-        let now = super::now_sql(self.backend());
-        let sql = format!(
-            "SELECT 1 FROM queue WHERE endpoint_id = $1 AND parked = 0 AND claimed_by IS NULL AND due_at <= {now} LIMIT 1"
-        );
-        let values = [Value::from(endpoint.uuid())];
-        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        Ok(self.db().query_one_raw(statement).await?.is_some())
     }
 }
 

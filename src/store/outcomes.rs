@@ -170,8 +170,11 @@ impl Tx {
         let mut aftermath = self.judge_endpoints(&Streaks::of(counted), &mut bumped, rules).await?;
         self.end_probes(moved.iter().map(|fate| fate.one), &bumped, &mut aftermath).await?;
         self.hold_back(&mut moved, &aftermath).await?;
+        aftermath.ended =
+            moved.iter().map(|fate| fate.next.status()).filter(|status| status.is_final()).collect();
         self.move_deliveries(&moved).await?;
-        self.add_rollups(finished).await?;
+        let made = moved.iter().map(|fate| fate.one).filter(|one| one.next != Next::Again);
+        self.add_rollups(made).await?;
         // The attempts are told before what they led to.
         let transitions = self.take_changes();
         let attempts = moved.iter().map(|fate| Change::Delivery(attempted(fate)));
@@ -285,8 +288,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Ends claimed deliveries as DISCARDED.
-    pub async fn discard(&mut self, discarded: &[Discarded]) -> Result<()> {
+    /// Ends claimed deliveries as DISCARDED; says how many there were.
+    pub async fn discard(&mut self, discarded: &[Discarded]) -> Result<u64> {
         let now = Timestamp::now();
         let mut ends = Rows::new([("id", Kind::Uuid), ("token", Kind::BigInt), ("lease", Kind::Uuid)]);
         for one in discarded {
@@ -318,8 +321,7 @@ impl Tx {
         }
         let sql = "UPDATE deliveries SET status = v.status, next_attempt_at = NULL, ended_at = v.ended_at \
                    FROM v WHERE deliveries.id = v.id";
-        rows.execute(self.db(), sql).await?;
-        Ok(())
+        rows.execute(self.db(), sql).await
     }
 
     /// Gives claims back; parks those that are to be held, if there is still a reason to. Returns the endpoints

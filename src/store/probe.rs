@@ -19,7 +19,7 @@ use crate::domain::attempt::ErrorClass;
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind, EndpointChangeKind};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{DeliveryStatus, Probe};
-use crate::domain::endpoint::{Endpoint, EndpointStatus};
+use crate::domain::endpoint::{Circuit, Endpoint, EndpointStatus};
 use crate::domain::id::{DeliveryId, EndpointId, LeaseId, ProjectId};
 
 impl Store {
@@ -185,6 +185,7 @@ impl Tx {
     /// PENDING → ACTIVE.
     async fn recover(&mut self, mut endpoint: Endpoint) -> Result<()> {
         self.reset_health(endpoint.id).await?;
+        (endpoint.consecutive_failures, endpoint.circuit) = (0, Circuit::Closed);
         endpoint.status = EndpointStatus::Active;
         endpoint.status_reason = "the probe succeeded".to_owned();
         endpoint.status_changed_at = Timestamp::now();

@@ -12,7 +12,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
 use super::Store;
-use super::error::{Result, StoreError};
+use super::error::StoreError;
 
 /// How long connections stay suspect, which is longer than any of them stays idle under load.
 const SUSPECT_FOR: Duration = Duration::from_secs(60);
@@ -46,13 +46,17 @@ impl Suspicion {
 
 impl Store {
     /// Waits for the database no longer than `limit`.
-    pub async fn in_time<T>(&self, limit: Duration, asking: impl Future<Output = Result<T>>) -> Result<T> {
+    pub async fn in_time<T, E: From<StoreError>>(
+        &self,
+        limit: Duration,
+        asking: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         tokio::select! {
             answer = asking => answer,
             () = tokio::time::sleep(limit) => {
                 // Raised before the question is dropped and its connection goes back.
                 self.inner.suspicion.raise();
-                Err(StoreError::TimedOut)
+                Err(StoreError::TimedOut.into())
             }
         }
     }

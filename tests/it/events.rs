@@ -81,7 +81,15 @@ async fn an_idempotency_key_makes_publishing_again_harmless(database: Database) 
     world.server.kill().await;
     world.restart().await;
     let later = publish(&world.client, target(), b"1", "key").await.expect("published");
-    assert_eq!((later.event_id, later.duplicate), (first.event_id, true));
+    assert_eq!((later.event_id, later.duplicate), (first.event_id.clone(), true));
+
+    // It was accepted, though it would not be now.
+    let request = pb::DeleteEndpointRequest { endpoint_id: endpoint.id.clone(), ..Default::default() };
+    world.client.endpoints().delete_endpoint(request).await.expect("deleted");
+    let gone = publish(&world.client, target(), b"1", "key").await.expect("published before");
+    assert_eq!((gone.event_id, gone.duplicate), (first.event_id, true));
+    let other = publish(&world.client, target(), b"1", "another key").await.expect_err("no such endpoint");
+    assert_eq!(other.code(), Code::NotFound);
 }
 
 async fn concurrent_uses_of_a_key_make_one_event(database: Database) {

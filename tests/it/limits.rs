@@ -1,6 +1,7 @@
 //! What bounds calls and connections: deadlines, places, ages, first words.
 
 use hawser_client::pb;
+use hawser_client::pb::publish_event_request::Target;
 use sqlx::{Connection, Executor};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -8,9 +9,10 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::support::web;
+use crate::support::world::publish;
 use crate::support::{Database, PATIENCE, Receiver, Server, World, on_both};
 
-on_both!(timeouts_that_do_not_parse_are_refused);
+on_both!(timeouts_that_do_not_parse_are_refused, a_project_has_no_more_pending_than_it_may);
 
 async fn timeouts_that_do_not_parse_are_refused(database: Database) {
     let world = World::new(database).await;
@@ -21,6 +23,27 @@ async fn timeouts_that_do_not_parse_are_refused(database: Database) {
         let mut answer = web::call(world.server.authority(), method, &list, Some(&world.key), &headers).await;
         assert_eq!(answer.grpc_status().await, code, "{timeout:?}");
     }
+}
+
+async fn a_project_has_no_more_pending_than_it_may(database: Database) {
+    let arguments = ["--allow-http", "--allow-net", "127.0.0.0/8", "--pending-max", "3"];
+    let server = Server::start_with(database, &arguments).await;
+    let world = World::on(server, pb::PausedPolicy::Hold).await;
+    let receiver = Receiver::ok().await;
+    let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "acme").await;
+    let request = pb::PauseEndpointRequest { endpoint_id: endpoint.id.clone(), ..Default::default() };
+    world.client.endpoints().pause_endpoint(request).await.expect("paused");
+    for _ in 0..3 {
+        world.publish_to(&endpoint, b"{}").await;
+    }
+    let target = Target::EndpointId(endpoint.id.clone());
+    let refused = publish(&world.client, target, b"{}", "").await.expect_err("as many as it may");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let details = refused.get_error_details();
+    assert_eq!(details.error_info().expect("a reason").reason, "PENDING_DELIVERIES");
+    assert_eq!(details.quota_failure().expect("details").violations[0].subject, world.project);
+    // Nothing is made of an event that nobody gets.
+    world.publish(Target::OwnerId("nobody".to_owned()), b"{}").await;
 }
 
 /// A server on PostgreSQL where an endpoint's subscriptions cannot be changed while the returned session holds

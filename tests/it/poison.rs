@@ -10,9 +10,14 @@ use hawser_client::pb::publish_event_request::Target;
 use tonic::Code;
 
 use crate::support::world::{publish, until};
-use crate::support::{Database, Receiver, Reply, World, on_both};
+use crate::support::{Database, Receiver, Reply, World, in_time, on_both, pass_time};
 
-on_both!(a_refused_event_fails_alone, a_refused_outcome_is_recorded_without_what_was_received);
+on_both!(
+    a_refused_event_fails_alone,
+    a_refused_outcome_is_recorded_without_what_was_received,
+    an_outcome_that_is_refused_whole_is_given_back,
+    a_project_that_cannot_be_read_stands_alone,
+);
 
 const POISON: &str = "poison";
 /// The same in hexadecimal, as both databases read bytes.
@@ -112,4 +117,59 @@ async fn a_refused_outcome_is_recorded_without_what_was_received(database: Datab
         }
     }
     assert_eq!(receiver.seen().len(), 100, "nothing was sent twice");
+}
+
+async fn a_project_that_cannot_be_read_stands_alone(database: Database) {
+    let mut world = World::new(database).await;
+    let receiver = Receiver::ok().await;
+    let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "acme").await;
+    let (_, key) = crate::support::world::project(&world.operator, pb::PausedPolicy::Discard).await;
+    let foreign = world.client.with_key(&hawser_client::Key::new(key.clone())).expect("a key");
+    let broken = pb::Endpoint { url: receiver.url("/broken"), ..Default::default() };
+    let request = pb::CreateEndpointRequest { endpoint: Some(broken), ..Default::default() };
+    let broken = foreign.endpoints().create_endpoint(request).await.expect("created").into_inner();
+    let broken = Target::EndpointId(broken.endpoint.expect("an endpoint").id);
+
+    // As a later version might have written it.
+    let mut sql = world.server.sql().await;
+    sql.run("UPDATE endpoints SET disable_policy = '{\"of\": \"the future\"}' WHERE url LIKE '%/broken'")
+        .await;
+    sql.run("UPDATE projects SET routing_version = routing_version + 1").await;
+    // So long that a node which could not confirm its routes would start nothing.
+    pass_time(std::time::Duration::from_secs(6)).await;
+    publish(&foreign, broken.clone(), b"{}", "").await.expect_err("its project cannot be read");
+    world.publish_to(&endpoint, b"before").await;
+    receiver.wait_for_count(1).await;
+    world.server.kill().await;
+    world.restart().await;
+    world.publish_to(&endpoint, b"after").await;
+    receiver.wait_for_count(2).await;
+
+    let foreign = world.client.with_key(&hawser_client::Key::new(key)).expect("a key");
+    sql.run("UPDATE endpoints SET disable_policy = NULL WHERE url LIKE '%/broken'").await;
+    sql.run("UPDATE projects SET routing_version = routing_version + 1").await;
+    publish(&foreign, broken, b"{}", "").await.expect("it can be read again");
+    receiver.wait_for_count(3).await;
+}
+
+async fn an_outcome_that_is_refused_whole_is_given_back(database: Database) {
+    let world = World::new(database).await;
+    let receiver = Receiver::scripted(|_, _| Reply::status(418)).await;
+    let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "acme").await;
+    let mut sql = world.server.sql().await;
+    sql.refuse("attempts", "NEW.status_code = 418", "no_teapots").await;
+    let event = world.publish_to(&endpoint, b"{}").await.event_id;
+    receiver.wait_for_count(1).await;
+    let given_back = async {
+        while world.deliveries_of(&event).await[0].status() != pb::DeliveryStatus::Scheduled {
+            pass_time(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    in_time(given_back).await;
+    let delivery = world.deliveries_of(&event).await.remove(0);
+    assert_eq!(
+        (delivery.attempt_count, receiver.seen().len()),
+        (0, 1),
+        "nothing of it is recorded, and it waits"
+    );
 }

@@ -30,8 +30,12 @@ async fn health_answers_and_its_streams_end_on_drain(database: Database) {
     let mut stream = health.watch(check("")).await.expect("a stream").into_inner();
     assert_eq!(stream.message().await.expect("goes on").expect("one").status(), ServingStatus::Serving);
     assert!(world.server.terminate().await.success());
-    let ended = async { while let Ok(Some(_)) = stream.message().await {} };
-    tokio::time::timeout(PATIENCE, ended).await.expect("the stream ends with the server");
+    let told = async { stream.message().await.expect("goes on").expect("one").status() };
+    let told = tokio::time::timeout(PATIENCE, told).await.expect("it is told");
+    assert_eq!(told, ServingStatus::NotServing);
+    let end =
+        tokio::time::timeout(PATIENCE, stream.message()).await.expect("the stream ends with the server");
+    assert_eq!(end.expect_err("with a status").code(), Code::Unavailable);
 }
 
 async fn too_large_messages_are_refused(database: Database) {

@@ -19,8 +19,8 @@ pub struct Lane {
     fixed: u16,
     /// Successes in a row since the cap last changed.
     successes: usize,
-    /// It has its place in a ring.
-    pub is_ready: bool,
+    /// Its place, while it has one: which ring, and the ticket it was given there.
+    pub place: Option<(Ring, u64)>,
     pub standing: Standing,
     /// Older work of this endpoint lies in the table, so newer work must not overtake it. Grows with every
     /// spill, so that a look at the table clears only the spills it has seen.
@@ -35,6 +35,13 @@ struct Paced {
     slots: VecDeque<Instant>,
     /// How much later than its slot one may start.
     late: Duration,
+}
+
+/// The rings in which lanes wait for slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    Answering,
+    Silent,
 }
 
 /// What an endpoint's last attempt says about how long the next one may hold its slot.
@@ -59,7 +66,7 @@ impl Lane {
             cap,
             fixed: 0,
             successes: 0,
-            is_ready: false,
+            place: None,
             standing: Standing::Unknown,
             spilled: None,
             spills: 0,

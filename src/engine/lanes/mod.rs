@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 pub use choice::Choice;
-use lane::{Lane, Standing};
+use lane::{Lane, Ring, Standing};
 
 use crate::domain::attempt::AttemptOutcome;
 use crate::domain::id::EndpointId;
@@ -90,9 +90,11 @@ pub struct Lanes {
 #[derive(Default)]
 struct State {
     lanes: HashMap<EndpointId, Lane>,
-    /// Lanes with work and room under their cap, each once, in turn: those that answer, and the others.
-    answering: VecDeque<EndpointId>,
-    silent: VecDeque<EndpointId>,
+    /// Lanes with work and room under their cap, in turn: those that answer, and the others. One that changes over
+    /// leaves a ticket behind that is not good any more.
+    answering: VecDeque<(EndpointId, u64)>,
+    silent: VecDeque<(EndpointId, u64)>,
+    tickets: u64,
     /// Whether the next slot is for one of the others, where both wait.
     silent_next: bool,
     all: Load,
@@ -172,20 +174,24 @@ impl State {
     /// Puts a lane in its ring if it has work and room.
     fn offer(&mut self, endpoint: EndpointId) {
         let Some(lane) = self.lanes.get_mut(&endpoint) else { return };
-        if lane.is_ready || lane.waiting() == 0 || lane.in_flight >= lane.cap || !lane.has_turn() {
+        let ring = if lane.answers() { Ring::Answering } else { Ring::Silent };
+        let has_place = lane.place.is_some_and(|(at, _)| at == ring);
+        if has_place || lane.waiting() == 0 || lane.in_flight >= lane.cap || !lane.has_turn() {
             return;
         }
-        lane.is_ready = true;
+        self.tickets += 1;
+        lane.place = Some((ring, self.tickets));
+        let entry = (endpoint, self.tickets);
         match lane.standing {
-            Standing::Answers => self.answering.push_back(endpoint),
+            Standing::Answers => self.answering.push_back(entry),
             // Nothing speaks against it yet.
-            Standing::Unknown if lane.in_flight == 0 => self.silent.push_front(endpoint),
-            Standing::Unknown | Standing::Silent => self.silent.push_back(endpoint),
+            Standing::Unknown if lane.in_flight == 0 => self.silent.push_front(entry),
+            Standing::Unknown | Standing::Silent => self.silent.push_back(entry),
         }
     }
 
     /// The next lane in turn, out of the ring that may have a slot.
-    fn next_ready(&mut self, limits: LaneLimits) -> Option<EndpointId> {
+    fn next_ready(&mut self, limits: LaneLimits) -> Option<(EndpointId, u64)> {
         let silent_may = self.of_silent.in_flight < limits.silent_slots() && !self.silent.is_empty();
         let take_silent = silent_may && (self.silent_next || self.answering.is_empty());
         self.silent_next = !take_silent;
@@ -256,10 +262,13 @@ impl Lanes {
             return None;
         }
         loop {
-            let endpoint = state.next_ready(self.limits)?;
+            let (endpoint, ticket) = state.next_ready(self.limits)?;
             let mut next = None;
             count(&mut state, endpoint, |lane| {
-                lane.is_ready = false;
+                if lane.place.is_none_or(|(_, last)| last != ticket) {
+                    return;
+                }
+                lane.place = None;
                 if lane.in_flight < lane.cap {
                     next = lane.pop();
                     lane.in_flight += usize::from(next.is_some());
@@ -311,6 +320,12 @@ impl Lanes {
     /// Notes whether the last claim left due work behind.
     pub fn set_more_due(&self, more: bool) {
         self.lock().more_due = more;
+    }
+
+    /// Notes that due work of this endpoint lies in the table.
+    pub fn spill(&self, endpoint: EndpointId) {
+        let mut state = self.lock();
+        state.lane(endpoint, self.limits).spill();
     }
 
     /// Endpoints whose work spilled into the table, with the spill that a look at the table may clear.

@@ -277,3 +277,26 @@ fn a_paced_lane_starts_nothing_without_a_slot() {
     lanes.unpace(endpoint);
     assert_eq!(lanes.next().map(|job| job.id), Some(id), "it comes first");
 }
+
+#[test]
+fn an_endpoint_that_answers_waits_no_longer_with_the_silent_ones() {
+    let lanes = Lanes::new(LIMITS);
+    let healthy = EndpointId::new();
+    lanes.push((0..6).map(|_| job(healthy, 0)).collect(), |_| cap(0));
+    assert_eq!(
+        lanes.next().map(|job| job.endpoint),
+        Some(healthy),
+        "its first attempt, of which nothing is known"
+    );
+    // Two that never answer take the other silent slots while it waits in their ring.
+    let silent = [EndpointId::new(), EndpointId::new()];
+    lanes.push(silent.iter().map(|endpoint| job(*endpoint, 0)).collect(), |_| cap(0));
+    for _ in silent {
+        assert_ne!(lanes.next().map(|job| job.endpoint), Some(healthy), "the untried go first");
+    }
+    assert!(lanes.next().is_none(), "all silent slots are taken");
+    lanes.finish(healthy, Some(&outcome(None)));
+    lanes.push(vec![job(EndpointId::new(), 0)], |_| cap(0));
+    assert!(lanes.next().is_some(), "the slot that it gave back goes to the next untried one");
+    assert_eq!(lanes.next().map(|job| job.endpoint), Some(healthy), "it has its own half now");
+}

@@ -31,7 +31,7 @@ const WAKE_COST: Duration = Duration::from_micros(20);
 /// Timers are no finer; shorter waits are none.
 const WAKE_PAUSE_MIN: Duration = Duration::from_millis(1);
 /// A read that takes longer waits on a connection that fell silent.
-const READ_LONGEST: Duration = Duration::from_secs(10);
+pub const READ_LONGEST: Duration = Duration::from_secs(10);
 const KEY_CHECK_EVERY: Duration = Duration::from_secs(5);
 
 /// The process's reader of the change log.
@@ -133,7 +133,7 @@ impl Feed {
     async fn advance(&self) -> Result<bool> {
         let filled = self.log().filled();
         let Some(from) = filled else {
-            let last = self.store.log_bounds().await?.last;
+            let last = self.store.in_time(READ_LONGEST, self.store.log_bounds()).await?.last;
             self.log().begin(last);
             return Ok(true);
         };
@@ -172,7 +172,7 @@ impl Feed {
     ) -> Result<HashMap<AttemptId, Attempt>> {
         let changes = records.iter().flat_map(|record| &record.changes).filter(|change| wanted(change));
         let ids: Vec<AttemptId> = attempt_ids(changes).collect();
-        Ok(self.store.attempts_by_id(&ids).await?)
+        Ok(self.store.in_time(READ_LONGEST, self.store.attempts_by_id(&ids)).await?)
     }
 
     /// Leave to read from the store. Streams that are behind take turns, so that a thousand of them do not take
@@ -210,7 +210,8 @@ impl Feed {
             if keys.is_empty() {
                 continue;
             }
-            let valid = match self.store.valid_keys(&keys, Timestamp::now()).await {
+            let checking = self.store.valid_keys(&keys, Timestamp::now());
+            let valid = match self.store.in_time(READ_LONGEST, checking).await {
                 Ok(valid) => valid,
                 Err(error) => {
                     // Without the store there is nothing to tell them either.

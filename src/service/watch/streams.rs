@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::feed::Feed;
+use super::feed::{Feed, READ_LONGEST};
 use crate::domain::error::{Error, ErrorKind, Result};
 use crate::domain::id::{KeyId, ProjectId};
 use crate::store::Store;
@@ -121,7 +121,9 @@ impl Feed {
         let limit = self.settings.streams_per_project;
         let streams = &mut log.project(project).streams;
         // Those that were told to end free their places, whether or not their clients heard it.
-        if streams.len() >= limit && streams.values().filter(|one| one.ended().is_none()).count() >= limit {
+        // Only so many of them, because those whose clients do not hear it hold their places on the server.
+        let running = || streams.values().filter(|one| one.ended().is_none()).count();
+        if streams.len() >= 2 * limit || (streams.len() >= limit && running() >= limit) {
             let message =
                 format!("the project has {limit} Watch streams on this server, which is all it may");
             return Err(Error::quota("WATCH_STREAMS", project, message));
@@ -154,7 +156,7 @@ impl Seat {
         stream.read_begins();
         let task = tokio::spawn(async move {
             let found = match feed.permit().await {
-                Ok(_permit) => reading.await,
+                Ok(_permit) => feed.store().in_time(READ_LONGEST, reading).await,
                 Err(error) => Err(error),
             };
             stream.read_ended();

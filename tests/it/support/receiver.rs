@@ -1,5 +1,6 @@
 //! A real HTTP receiver that records what comes and answers as it is told.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -104,7 +105,12 @@ impl Receiver {
         let address = listener.local_addr().expect("bound");
         let scheme = if acceptor.is_some() { "https" } else { "http" };
         let (seen, count) = (Arc::<Mutex<Vec<Seen>>>::default(), watch::Sender::new(0));
-        let inbox = Inbox { seen: seen.clone(), count: count.clone(), script: Arc::new(script) };
+        let inbox = Inbox {
+            seen: seen.clone(),
+            paths: Arc::default(),
+            count: count.clone(),
+            script: Arc::new(script),
+        };
         let accepting = tokio::spawn(accept(listener, acceptor, inbox));
         Self { address, scheme, seen, count, _accepting: AbortOnDropHandle::new(accepting) }
     }
@@ -158,6 +164,8 @@ impl Receiver {
 #[derive(Clone)]
 struct Inbox {
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// How many came to each path.
+    paths: Arc<Mutex<HashMap<String, usize>>>,
     count: watch::Sender<usize>,
     script: Arc<Script>,
 }
@@ -194,7 +202,7 @@ async fn receive(
     certificate: Option<CertificateDer<'static>>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, std::io::Error> {
-    let Inbox { seen, count, script } = inbox;
+    let Inbox { seen, paths, count, script } = inbox;
     let (head, body) = request.into_parts();
     let Ok(body) = body.collect().await else { return Err(std::io::Error::other("the sender left")) };
     let one = Seen {
@@ -207,8 +215,10 @@ async fn receive(
     };
     let reply = {
         let mut seen = seen.lock().expect("unpoisoned");
-        let before = seen.iter().filter(|other| other.path == one.path).count();
-        let reply = script(&one, before);
+        let mut paths = paths.lock().expect("unpoisoned");
+        let came = paths.entry(one.path.clone()).or_default();
+        let reply = script(&one, *came);
+        *came += 1;
         seen.push(one);
         count.send_replace(seen.len());
         reply

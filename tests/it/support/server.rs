@@ -84,7 +84,7 @@ impl Server {
         self.starts += 1;
         let ready = self.folder.path().join(format!("ready-{}", self.starts));
         let log = std::fs::File::create(self.log_path()).expect("a log file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hawser"));
+        let mut command = Command::new(program());
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .args(["--portal-listen", "127.0.0.1:0", "--data"])
@@ -202,4 +202,9 @@ impl Drop for Server {
             eprintln!("--- the server's log ---\n{}", self.log());
         }
     }
+}
+
+/// The server to test: HAWSER_BIN, such as a release build, or the one that was built with the tests.
+fn program() -> std::path::PathBuf {
+    std::env::var_os("HAWSER_BIN").map_or_else(|| env!("CARGO_BIN_EXE_hawser").into(), Into::into)
 }

@@ -1,0 +1,91 @@
+//! How much each project has queued, so that none fills the store for all.
+//!
+//! A count that every publish and outcome kept would be a row that all of them fight for. So the queue is counted now
+//! and then, and between two counts what this node accepted is added: the limit is passed by what other nodes accept
+//! meanwhile, at most.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::writer::chain;
+use crate::domain::error::{Error, Result};
+use crate::domain::id::ProjectId;
+use crate::store::Store;
+
+const ROUND: Duration = Duration::from_secs(5);
+/// Counting a long queue takes at most this part of the time.
+const REST: u32 = 20;
+const COUNT_LONGEST: Duration = Duration::from_secs(10);
+
+/// Open deliveries by project, as far as is known.
+pub struct Pending {
+    max: u64,
+    known: Mutex<HashMap<ProjectId, u64>>,
+}
+
+impl Pending {
+    pub fn new(max: u64) -> Self {
+        Self { max, known: Mutex::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<ProjectId, u64>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses more work for a project that has as much as it may.
+    pub fn check(&self, project: ProjectId, more: usize) -> Result<()> {
+        let pending = self.known().get(&project).copied().unwrap_or_default();
+        if more == 0 || pending.saturating_add(more as u64) <= self.max {
+            return Ok(());
+        }
+        let message =
+            format!("the project has {pending} deliveries pending; at most {} are allowed", self.max);
+        Err(Error::quota("PENDING_DELIVERIES", project, message))
+    }
+
+    /// Notes deliveries that were accepted.
+    pub fn add(&self, project: ProjectId, more: u64) {
+        if more > 0 {
+            *self.known().entry(project).or_default() += more;
+        }
+    }
+}
+
+/// Counts until told to stop.
+pub async fn run(store: Store, shared: Arc<Shared>, stop: CancellationToken) {
+    let mut pause = Duration::ZERO;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+        let started = Instant::now();
+        match store.in_time(COUNT_LONGEST, store.pending_by_project()).await {
+            Ok(counted) => *shared.pending.known() = counted,
+            Err(error) => tracing::warn!(error = chain(&error), "pending deliveries could not be counted"),
+        }
+        pause = ROUND.max(started.elapsed() * REST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_has_no_more_pending_than_it_may() {
+        let (pending, project) = (Pending::new(10), ProjectId::new());
+        assert!(pending.check(project, 10).is_ok());
+        pending.add(project, 9);
+        assert!(pending.check(project, 1).is_ok());
+        let refused = pending.check(project, 2).expect_err("too many");
+        assert_eq!(refused.reason, "PENDING_DELIVERIES");
+        assert!(pending.check(project, 0).is_ok(), "what makes no delivery is no burden");
+        assert!(pending.check(ProjectId::new(), 10).is_ok(), "another's are another's");
+    }
+}
