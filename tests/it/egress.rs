@@ -203,7 +203,7 @@ async fn deliveries_are_blocked(world: &World, made: Vec<(pb::Endpoint, pb::Erro
                 break delivery;
             }
             // Fast enough, and no matter how fast.
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            crate::support::pass_time(std::time::Duration::from_millis(20)).await;
         };
         let attempts = world.attempts_of(&delivery.id).await;
         assert_eq!(attempts.len(), 1);
