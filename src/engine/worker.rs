@@ -41,7 +41,7 @@ async fn work(shared: Arc<Shared>, mut job: ClaimedDelivery) {
     loop {
         let endpoint = job.endpoint;
         let result = see_through(&shared, job).await;
-        shared.lanes.finish(endpoint, result.as_ref());
+        shared.lanes.finish(endpoint, result.as_ref().map(|attempt| &attempt.outcome));
         match shared.lanes.next() {
             Some(next) => job = next,
             None => return,
@@ -51,7 +51,7 @@ async fn work(shared: Arc<Shared>, mut job: ClaimedDelivery) {
 
 /// Attempts a delivery and hands over what became of it; once more where its connection had gone stale. Returns
 /// what the attempt came to, none where nothing was sent.
-async fn see_through(shared: &Shared, mut job: ClaimedDelivery) -> Option<AttemptOutcome> {
+async fn see_through(shared: &Shared, mut job: ClaimedDelivery) -> Option<Arc<Attempt>> {
     loop {
         let outcome = match attempt(shared, &job).await {
             Made::Outcome(outcome) => outcome,
@@ -65,7 +65,7 @@ async fn see_through(shared: &Shared, mut job: ClaimedDelivery) -> Option<Attemp
         let (result, once_more) = match &outcome {
             Outcome::Finished(finished) => {
                 measure(shared, finished);
-                (Some(finished.attempt.outcome.clone()), finished.next == Next::Again)
+                (Some(finished.attempt.clone()), finished.next == Next::Again)
             }
             Outcome::Released(_) | Outcome::Discarded(_) => (None, false),
         };
@@ -287,7 +287,7 @@ fn finish(
     };
     let free = u16::from(next == Next::Again);
     FinishedAttempt {
-        attempt: Attempt {
+        attempt: Arc::new(Attempt {
             id: AttemptId::new(),
             delivery: job.id,
             project: job.message.project,
@@ -296,7 +296,7 @@ fn finish(
             number,
             request_headers,
             outcome,
-        },
+        }),
         claim: job.claim,
         owner: route.owner.clone(),
         event_type: job.message.event_type.clone(),

@@ -1,6 +1,7 @@
 //! WatchService.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
@@ -115,7 +116,9 @@ fn response(item: WatchItem) -> pb::WatchResponse {
                 payload_omitted,
             })
         }
-        WatchPayload::Attempt(attempt) => Change::Attempt(convert::attempt(*attempt, false)),
+        WatchPayload::Attempt(attempt) => {
+            Change::Attempt(convert::attempt(Arc::unwrap_or_clone(attempt), false))
+        }
         WatchPayload::Bookmark { snapshot_end } => Change::Bookmark(pb::Bookmark { snapshot_end }),
     };
     pb::WatchResponse {

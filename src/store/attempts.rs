@@ -1,6 +1,7 @@
 //! Attempt rows: writing many, reading some.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, QueryResult, Statement};
 
@@ -34,7 +35,7 @@ impl Store {
     }
 
     /// These attempts, as far as they are kept, without the bodies of their answers.
-    pub async fn attempts_by_id(&self, ids: &[AttemptId]) -> Result<HashMap<AttemptId, Attempt>> {
+    pub async fn attempts_by_id(&self, ids: &[AttemptId]) -> Result<HashMap<AttemptId, Arc<Attempt>>> {
         let mut rows = Rows::new([("attempt_id", Kind::Uuid)]);
         for id in ids {
             rows.push([id.uuid().into()]);
@@ -42,13 +43,13 @@ impl Store {
         let columns = ATTEMPT.replace("response_body", "NULL");
         let sql = format!("SELECT {columns} FROM v JOIN attempts ON attempts.id = v.attempt_id");
         let found = rows.query(self.reader(), &sql).await?;
-        found.iter().map(|row| read_attempt(row).map(|attempt| (attempt.id, attempt))).collect()
+        found.iter().map(|row| read_attempt(row).map(|attempt| (attempt.id, Arc::new(attempt)))).collect()
     }
 }
 
 impl Tx {
     /// Rows that are there already stay as they are.
-    pub(super) async fn insert_attempts(&self, finished: &[FinishedAttempt]) -> Result<()> {
+    pub(super) fn insert_attempts(&mut self, finished: &[FinishedAttempt]) {
         let mut rows = Rows::new([
             ("id", Kind::Uuid),
             ("delivery_id", Kind::Uuid),
@@ -109,8 +110,7 @@ impl Tx {
                    NULLIF(response_headers, ''), response_body, flags, NULLIF(peer, ''), NULLIF(dns_us, -1), \
                    NULLIF(connect_us, -1), NULLIF(tls_us, -1), NULLIF(first_byte_us, -1), total_us FROM v WHERE true \
                    ON CONFLICT (id) DO NOTHING";
-        rows.execute(self.db(), sql).await?;
-        Ok(())
+        rows.add_to(self.last(), sql);
     }
 }
 

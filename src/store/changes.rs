@@ -4,6 +4,7 @@ use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
 use uuid::Uuid;
 
 use super::error::{Result, StoreError};
+use super::rows::Script;
 use super::{Lane, Store};
 use crate::domain::change::{self, Change, ChangeRecord, Cursor};
 use crate::domain::clock::Timestamp;
@@ -11,22 +12,36 @@ use crate::domain::clock::Timestamp;
 /// Any number will do, so long as all versions agree: held from drawing a position to the commit.
 const POSITION_LOCK: i64 = 0x6861_7773_6572_0002;
 
-/// Writes the record; nothing may follow it but the commit.
-pub(super) async fn append(db: &impl ConnectionTrait, changes: &[Change]) -> Result<()> {
-    let body = change::encode(changes).map_err(|error| StoreError::Corrupt(error.to_string()))?;
-    let backend = db.get_database_backend();
-    let sql = match backend {
-        // MATERIALIZED, so that the lock is held before the position is drawn.
-        DbBackend::Postgres => format!(
-            "WITH held AS MATERIALIZED (SELECT pg_advisory_xact_lock({POSITION_LOCK})) \
-             INSERT INTO changes (position, id, created_at, body) \
-             SELECT nextval('changes_position'), $1, $2, $3 FROM held"
-        ),
-        _ => "INSERT INTO changes (id, created_at, body) VALUES ($1, $2, $3)".to_owned(),
+/// Writes what was left for the end, then the record; nothing may follow it but the commit.
+pub(super) async fn append(
+    db: &impl ConnectionTrait,
+    mut before: Script,
+    changes: Vec<Change>,
+) -> Result<ChangeRecord> {
+    let committed_at = Timestamp::now();
+    let body = change::encode(&changes).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+    let values = [Value::from(Uuid::now_v7()), Value::from(committed_at.as_millis()), Value::from(body)];
+    let position = match db.get_database_backend() {
+        DbBackend::Postgres => {
+            before.run(db).await?;
+            // MATERIALIZED, so that the lock is held before the position is drawn.
+            let sql = format!(
+                "WITH held AS MATERIALIZED (SELECT pg_advisory_xact_lock({POSITION_LOCK})) \
+                 INSERT INTO changes (position, id, created_at, body) \
+                 SELECT nextval('changes_position'), $1, $2, $3 FROM held RETURNING position"
+            );
+            let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+            let drawn = db.query_one_raw(statement).await?;
+            drawn
+                .ok_or_else(|| StoreError::Corrupt("no position was drawn".to_owned()))?
+                .try_get_by_index(0)?
+        }
+        _ => {
+            before.add("INSERT INTO changes (id, created_at, body) VALUES (?, ?, ?)", values.into());
+            before.run(db).await?
+        }
     };
-    let values = [Value::from(Uuid::now_v7()), Value::from(Timestamp::now().as_millis()), Value::from(body)];
-    db.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
-    Ok(())
+    Ok(ChangeRecord { position, committed_at, changes })
 }
 
 /// Records that follow a cursor, in the order of commits.

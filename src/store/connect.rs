@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::error::{Result, StoreError};
 use super::notify::Outbox;
+use super::recent::Recent;
 use super::silence::Suspicion;
 use super::vault::Vault;
 use super::{Inner, Store};
@@ -77,6 +78,8 @@ pub struct StoreSettings {
     pub read_connections: u32,
 }
 
+/// Statements that the writing connection to SQLite keeps prepared: a few dozen, each for several numbers of rows.
+const STATEMENTS: usize = 400;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Any number will do, so long as all versions agree: one migrator at a time.
 const MIGRATION_LOCK: i64 = 0x6861_7773_6572_0001;
@@ -115,6 +118,7 @@ impl Store {
                 token_key,
                 incarnation,
                 committed: watch::Sender::new(()),
+                recent: Recent::default(),
                 suspicion: pools.suspicion,
                 outbox: Outbox::default(),
                 process: uuid::Uuid::now_v7(),
@@ -157,7 +161,8 @@ async fn open_sqlite(path: &Path, read_connections: u32) -> Result<Pools> {
         .synchronous(SqliteSynchronous::Full)
         .pragma("journal_size_limit", "67108864")
         .pragma("temp_store", "memory")
-        .pragma("cache_size", "-16000");
+        .pragma("cache_size", "-16000")
+        .statement_cache_capacity(STATEMENTS);
     let write = SqlitePoolOptions::new()
         .max_connections(1)
         .min_connections(1)
@@ -212,8 +217,13 @@ async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Res
         // A process that stops inside a transaction keeps everyone waiting who commits after it.
         .options([("idle_in_transaction_session_timeout", "5000")])
         .disable_statement_logging();
+    // A plan made while the tables were still empty would scan them, and be kept. The engine asks for rows by key, a few
+    // at a time; others, whose questions vary, have each of them planned.
+    let by_key = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin"].map(|way| (way, "off"));
+    let by_key = options.clone().options(by_key);
+    let options = options.options([("plan_cache_mode", "force_custom_plan")]);
     let suspicion = Suspicion::default();
-    let pool = |size: u32, timeout: &'static str| {
+    let pool = |options: &PgConnectOptions, size: u32, timeout: &'static str| {
         let (handing_out, taking_back) = (suspicion.clone(), suspicion.clone());
         PgPoolOptions::new()
             .max_connections(size)
@@ -237,10 +247,10 @@ async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Res
     let connect = SqlxPostgresConnector::from_sqlx_postgres_pool;
     let pools = Pools {
         backend: DbBackend::Postgres,
-        write: connect(pool(4, "SET statement_timeout = '30s'")),
-        ingest: connect(pool(2, short)),
-        engine: connect(pool(6, short)),
-        read: connect(pool(read_connections, short)),
+        write: connect(pool(&options, 4, "SET statement_timeout = '30s'")),
+        ingest: connect(pool(&by_key, 2, short)),
+        engine: connect(pool(&by_key, 6, short)),
+        read: connect(pool(&options, read_connections, short)),
         suspicion: suspicion.clone(),
         lock: None,
     };

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use super::error::Result;
 use super::outcomes::{ABSENT, FinishedAttempt, small};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
@@ -13,10 +12,7 @@ const ROLLUP_MS: i64 = 5 * 60 * 1000;
 
 impl Tx {
     /// Adds to the five-minute sums that charts read.
-    pub(super) async fn add_rollups<'a>(
-        &self,
-        finished: impl Iterator<Item = &'a FinishedAttempt>,
-    ) -> Result<()> {
+    pub(super) fn add_rollups<'a>(&mut self, finished: impl Iterator<Item = &'a FinishedAttempt>) {
         let mut sums: HashMap<(EndpointId, i64), Sum> = HashMap::new();
         for one in finished {
             let bucket = one.ended_at.as_millis().div_euclid(ROLLUP_MS) * ROLLUP_MS;
@@ -66,8 +62,7 @@ impl Tx {
              total_us_max = {larger}(rollups.total_us_max, excluded.total_us_max), \
              last_at = excluded.last_at, last_status = excluded.last_status, last_error = excluded.last_error"
         );
-        rows.execute(self.db(), &sql).await?;
-        Ok(())
+        rows.add_to(self.last(), &sql);
     }
 }
 

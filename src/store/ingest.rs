@@ -9,7 +9,7 @@ use super::error::{Result, StoreError};
 use super::lease::stands_sql;
 use super::notify::Bells;
 use super::outcomes::Hold;
-use super::rows::{Kind, Rows};
+use super::rows::{Kind, Rows, Script};
 use super::tx::Tx;
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
 use crate::domain::clock::Timestamp;
@@ -187,17 +187,28 @@ impl Tx {
         lease: LeaseId,
         events: &[NewEvent<'_>],
     ) -> Result<Vec<EndpointId>> {
-        self.insert_event_rows(events).await?;
+        let mut script = Script::new(self.backend());
+        insert_event_rows(events, &mut script);
         self.insert_expansions(events).await?;
         let heads: Vec<EventHead> = events.iter().map(|new| new.event.head()).collect();
         let made: Vec<_> =
             heads.iter().zip(events).map(|(head, new)| (head, new.deliveries.as_slice())).collect();
-        self.insert_deliveries(lease, &made).await
+        self.insert_with_deliveries(script, lease, &made).await
     }
 
     /// Writes deliveries of events that are stored; returns the same.
     pub(super) async fn insert_deliveries(
         &mut self,
+        lease: LeaseId,
+        made: &[(&EventHead, &[NewDelivery])],
+    ) -> Result<Vec<EndpointId>> {
+        self.insert_with_deliveries(Script::new(self.backend()), lease, made).await
+    }
+
+    /// Writes what the script holds, and deliveries with their places in the queue.
+    async fn insert_with_deliveries(
+        &mut self,
+        mut script: Script,
         lease: LeaseId,
         made: &[(&EventHead, &[NewDelivery])],
     ) -> Result<Vec<EndpointId>> {
@@ -207,8 +218,9 @@ impl Tx {
             .map(|delivery| delivery.endpoint)
             .collect();
         let open = self.held_open(resting.iter().copied()).await?;
-        self.insert_delivery_rows(made).await?;
-        self.insert_queue_rows(lease, made, &open).await?;
+        insert_delivery_rows(made, &mut script);
+        insert_queue_rows(self.backend(), lease, made, &open, &mut script);
+        script.run(self.db()).await?;
         if all().any(|delivery| delivery.is_due() && !delivery.claimed) {
             self.ring(Bells::DUE);
         }
@@ -219,125 +231,123 @@ impl Tx {
         }
         Ok(resting.difference(&open).copied().collect())
     }
+}
 
-    async fn insert_event_rows(&self, events: &[NewEvent<'_>]) -> Result<()> {
-        let mut rows = Rows::new([
-            ("id", Kind::Uuid),
-            ("project_id", Kind::Uuid),
-            ("event_type", Kind::Text),
-            ("target_kind", Kind::SmallInt),
-            ("target", Kind::Text),
-            ("payload", Kind::Bytes),
-            ("headers", Kind::Text),
-            ("idempotency_key", Kind::Text),
-            ("delivery_count", Kind::Int),
-            ("created_at", Kind::BigInt),
+fn insert_event_rows(events: &[NewEvent<'_>], script: &mut Script) {
+    let mut rows = Rows::new([
+        ("id", Kind::Uuid),
+        ("project_id", Kind::Uuid),
+        ("event_type", Kind::Text),
+        ("target_kind", Kind::SmallInt),
+        ("target", Kind::Text),
+        ("payload", Kind::Bytes),
+        ("headers", Kind::Text),
+        ("idempotency_key", Kind::Text),
+        ("delivery_count", Kind::Int),
+        ("created_at", Kind::BigInt),
+    ]);
+    for new in events {
+        let event = new.event;
+        let (kind, target) = match &event.target {
+            Target::Endpoint(id) => (1_i16, id.to_string()),
+            Target::Owner(owner) => (2, owner.clone()),
+            Target::Broadcast => (3, String::new()),
+        };
+        let key = event.idempotency.as_ref().map(|key| key.key.clone()).unwrap_or_default();
+        rows.push([
+            event.message.event.uuid().into(),
+            event.message.project.uuid().into(),
+            event.message.event_type.to_string().into(),
+            kind.into(),
+            target.into(),
+            event.message.payload.to_vec().into(),
+            headers_json(&event.message.headers).into(),
+            key.into(),
+            i32::try_from(new.delivery_count()).unwrap_or(i32::MAX).into(),
+            event.created_at.as_millis().into(),
         ]);
-        for new in events {
-            let event = new.event;
-            let (kind, target) = match &event.target {
-                Target::Endpoint(id) => (1_i16, id.to_string()),
-                Target::Owner(owner) => (2, owner.clone()),
-                Target::Broadcast => (3, String::new()),
-            };
-            let key = event.idempotency.as_ref().map(|key| key.key.clone()).unwrap_or_default();
+    }
+    let sql = "INSERT INTO events (id, project_id, event_type, target_kind, target, payload, headers, \
+               idempotency_key, delivery_count, created_at) \
+               SELECT id, project_id, event_type, target_kind, NULLIF(target, ''), payload, \
+               NULLIF(headers, ''), NULLIF(idempotency_key, ''), delivery_count, created_at FROM v";
+    rows.add_to(script, sql);
+}
+
+fn insert_delivery_rows(made: &[(&EventHead, &[NewDelivery])], script: &mut Script) {
+    let mut rows = Rows::new([
+        ("id", Kind::Uuid),
+        ("project_id", Kind::Uuid),
+        ("event_id", Kind::Uuid),
+        ("endpoint_id", Kind::Uuid),
+        ("status", Kind::SmallInt),
+        ("created_at", Kind::BigInt),
+    ]);
+    for (event, deliveries) in made {
+        for delivery in *deliveries {
             rows.push([
-                event.message.event.uuid().into(),
-                event.message.project.uuid().into(),
-                event.message.event_type.to_string().into(),
-                kind.into(),
-                target.into(),
-                event.message.payload.to_vec().into(),
-                headers_json(&event.message.headers).into(),
-                key.into(),
-                i32::try_from(new.delivery_count()).unwrap_or(i32::MAX).into(),
+                delivery.id.uuid().into(),
+                event.project.uuid().into(),
+                event.event.uuid().into(),
+                delivery.endpoint.uuid().into(),
+                delivery.status.code().into(),
                 event.created_at.as_millis().into(),
             ]);
         }
-        let sql = "INSERT INTO events (id, project_id, event_type, target_kind, target, payload, headers, \
-                   idempotency_key, delivery_count, created_at) \
-                   SELECT id, project_id, event_type, target_kind, NULLIF(target, ''), payload, \
-                   NULLIF(headers, ''), NULLIF(idempotency_key, ''), delivery_count, created_at FROM v";
-        rows.execute(self.db(), sql).await?;
-        Ok(())
     }
+    // 6 is DISCARDED: it ends as it begins.
+    let sql = "INSERT INTO deliveries (id, project_id, event_id, endpoint_id, status, attempts, \
+               next_attempt_at, created_at, ended_at) \
+               SELECT id, project_id, event_id, endpoint_id, status, 0, \
+               CASE status WHEN 6 THEN NULL ELSE created_at END, created_at, \
+               CASE status WHEN 6 THEN created_at ELSE NULL END FROM v";
+    rows.add_to(script, sql);
+}
 
-    async fn insert_delivery_rows(&self, made: &[(&EventHead, &[NewDelivery])]) -> Result<()> {
-        let mut rows = Rows::new([
-            ("id", Kind::Uuid),
-            ("project_id", Kind::Uuid),
-            ("event_id", Kind::Uuid),
-            ("endpoint_id", Kind::Uuid),
-            ("status", Kind::SmallInt),
-            ("created_at", Kind::BigInt),
-        ]);
-        for (event, deliveries) in made {
-            for delivery in *deliveries {
-                rows.push([
-                    delivery.id.uuid().into(),
-                    event.project.uuid().into(),
-                    event.event.uuid().into(),
-                    delivery.endpoint.uuid().into(),
-                    delivery.status.code().into(),
-                    event.created_at.as_millis().into(),
-                ]);
-            }
+/// `open` are the breakers that are.
+fn insert_queue_rows(
+    backend: DbBackend,
+    lease: LeaseId,
+    made: &[(&EventHead, &[NewDelivery])],
+    open: &HashSet<EndpointId>,
+    script: &mut Script,
+) {
+    let mut rows = Rows::new([
+        ("id", Kind::Uuid),
+        ("project_id", Kind::Uuid),
+        ("endpoint_id", Kind::Uuid),
+        ("event_id", Kind::Uuid),
+        ("created_at", Kind::BigInt),
+        ("parked", Kind::SmallInt),
+        ("claimed_by", Kind::Uuid),
+    ]);
+    for (event, deliveries) in made {
+        for delivery in deliveries.iter().filter(|delivery| !delivery.status.is_final()) {
+            let hold = match delivery.hold {
+                Hold::Breaker if !open.contains(&delivery.endpoint) => Hold::No,
+                hold => hold,
+            };
+            let holder = if delivery.claimed { lease.uuid() } else { uuid::Uuid::nil() };
+            rows.push([
+                delivery.id.uuid().into(),
+                event.project.uuid().into(),
+                delivery.endpoint.uuid().into(),
+                event.event.uuid().into(),
+                event.created_at.as_millis().into(),
+                hold.code().into(),
+                holder.into(),
+            ]);
         }
-        // 6 is DISCARDED: it ends as it begins.
-        let sql = "INSERT INTO deliveries (id, project_id, event_id, endpoint_id, status, attempts, \
-                   next_attempt_at, created_at, ended_at) \
-                   SELECT id, project_id, event_id, endpoint_id, status, 0, \
-                   CASE status WHEN 6 THEN NULL ELSE created_at END, created_at, \
-                   CASE status WHEN 6 THEN created_at ELSE NULL END FROM v";
-        rows.execute(self.db(), sql).await?;
-        Ok(())
     }
-
-    /// `open` are the breakers that are.
-    async fn insert_queue_rows(
-        &self,
-        lease: LeaseId,
-        made: &[(&EventHead, &[NewDelivery])],
-        open: &HashSet<EndpointId>,
-    ) -> Result<()> {
-        let mut rows = Rows::new([
-            ("id", Kind::Uuid),
-            ("project_id", Kind::Uuid),
-            ("endpoint_id", Kind::Uuid),
-            ("event_id", Kind::Uuid),
-            ("created_at", Kind::BigInt),
-            ("parked", Kind::SmallInt),
-            ("claimed_by", Kind::Uuid),
-        ]);
-        for (event, deliveries) in made {
-            for delivery in deliveries.iter().filter(|delivery| !delivery.status.is_final()) {
-                let hold = match delivery.hold {
-                    Hold::Breaker if !open.contains(&delivery.endpoint) => Hold::No,
-                    hold => hold,
-                };
-                let holder = if delivery.claimed { lease.uuid() } else { uuid::Uuid::nil() };
-                rows.push([
-                    delivery.id.uuid().into(),
-                    event.project.uuid().into(),
-                    delivery.endpoint.uuid().into(),
-                    event.event.uuid().into(),
-                    event.created_at.as_millis().into(),
-                    hold.code().into(),
-                    holder.into(),
-                ]);
-            }
-        }
-        let nil = nil_sql(self.backend());
-        let due = super::due_now_sql(self.backend(), "created_at");
-        let sql = format!(
-            "INSERT INTO queue (id, project_id, endpoint_id, event_id, due_at, parked, claimed_by, token, \
-             budget_start, attempts, created_at) \
-             SELECT id, project_id, endpoint_id, event_id, {due}, parked, NULLIF(claimed_by, {nil}), \
-             {FIRST_TOKEN}, 0, 0, created_at FROM v"
-        );
-        rows.execute(self.db(), &sql).await?;
-        Ok(())
-    }
+    let nil = nil_sql(backend);
+    let due = super::due_now_sql(backend, "created_at");
+    let sql = format!(
+        "INSERT INTO queue (id, project_id, endpoint_id, event_id, due_at, parked, claimed_by, token, \
+         budget_start, attempts, created_at) \
+         SELECT id, project_id, endpoint_id, event_id, {due}, parked, NULLIF(claimed_by, {nil}), \
+         {FIRST_TOKEN}, 0, 0, created_at FROM v"
+    );
+    rows.add_to(script, &sql);
 }
 
 fn created(event: &EventHead, delivery: &NewDelivery) -> DeliveryChange {

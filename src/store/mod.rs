@@ -29,6 +29,7 @@ mod partitions;
 mod probe;
 mod projects;
 mod rates;
+mod recent;
 mod rotations;
 mod routes;
 mod rows;
@@ -59,6 +60,7 @@ pub use lease::Lease;
 pub use notify::{Bells, Listener, Ringer};
 pub use outcomes::{Discarded, FinishedAttempt, Hold, Next, Released};
 pub use rates::TakenSlots;
+pub use recent::Committed;
 pub use rotations::KeptReply;
 pub use tx::{AuditEntry, Tx};
 pub use vault::{MasterKey, Place, Vault};
@@ -84,6 +86,8 @@ struct Inner {
     incarnation: Uuid,
     /// Rings after each commit that wrote a change record, here or, as far as is heard, elsewhere.
     committed: watch::Sender<()>,
+    /// What this process committed last.
+    recent: recent::Recent,
     suspicion: silence::Suspicion,
     /// What other processes should hear.
     outbox: notify::Outbox,

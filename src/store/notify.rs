@@ -88,6 +88,7 @@ impl Store {
 
     /// Wakes whoever follows the change log here, because another process committed to it.
     pub fn committed_elsewhere(&self) {
+        self.inner.recent.hear_of_others();
         self.inner.committed.send_replace(());
     }
 

@@ -67,7 +67,7 @@ pub(super) const PARKED_RATE: i16 = Hold::Rate.code();
 /// An attempt that was made, with the claim it was made under.
 #[derive(Clone, Debug)]
 pub struct FinishedAttempt {
-    pub attempt: Attempt,
+    pub attempt: Arc<Attempt>,
     pub claim: Claim,
     pub owner: Option<Arc<str>>,
     pub event_type: Arc<str>,
@@ -89,7 +89,7 @@ pub struct FinishedAttempt {
 impl FinishedAttempt {
     /// The same without what the receiver sent, in case that is what the database refuses.
     pub fn without_capture(mut self) -> Self {
-        let outcome = &mut self.attempt.outcome;
+        let outcome = &mut Arc::make_mut(&mut self.attempt).outcome;
         outcome.response_headers.clear();
         outcome.headers_truncated = true;
         outcome.body = bytes::Bytes::new();
@@ -162,7 +162,10 @@ impl Tx {
             })
             .collect();
         let held = self.settle_queue(&fates).await?;
-        self.insert_attempts(finished).await?;
+        self.insert_attempts(finished);
+        for one in finished {
+            self.record_attempt(&one.attempt);
+        }
         let mut moved = fates;
         moved.retain(|fate| held.contains(&fate.one.attempt.delivery));
         let counted = moved.iter().filter(|fate| fate.next != Next::Discarded).map(|fate| fate.one);
@@ -172,9 +175,9 @@ impl Tx {
         self.hold_back(&mut moved, &aftermath).await?;
         aftermath.ended =
             moved.iter().map(|fate| fate.next.status()).filter(|status| status.is_final()).collect();
-        self.move_deliveries(&moved).await?;
+        self.move_deliveries(&moved);
         let made = moved.iter().map(|fate| fate.one).filter(|one| one.next != Next::Again);
-        self.add_rollups(made).await?;
+        self.add_rollups(made);
         // The attempts are told before what they led to.
         let transitions = self.take_changes();
         let attempts = moved.iter().map(|fate| Change::Delivery(attempted(fate)));
@@ -251,7 +254,7 @@ impl Tx {
         Ok(())
     }
 
-    async fn move_deliveries(&self, moved: &[Fate<'_>]) -> Result<()> {
+    fn move_deliveries(&mut self, moved: &[Fate<'_>]) {
         let mut rows = Rows::new([
             ("id", Kind::Uuid),
             ("status", Kind::SmallInt),
@@ -284,8 +287,7 @@ impl Tx {
                    next_attempt_at = NULLIF(v.next_attempt_at, -1), last_error = NULLIF(v.last_error, -1), \
                    last_status = NULLIF(v.last_status, -1), ended_at = NULLIF(v.ended_at, -1) \
                    FROM v WHERE deliveries.id = v.id";
-        rows.execute(self.db(), sql).await?;
-        Ok(())
+        rows.add_to(self.last(), sql);
     }
 
     /// Ends claimed deliveries as DISCARDED; says how many there were.

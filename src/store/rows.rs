@@ -37,7 +37,48 @@ impl Kind {
 /// SQLite takes 32,766 parameters in a statement. Chunks come in few sizes, so that their texts stay in the
 /// connection's statement cache; one that is not full ends with rows of NULLs, which `v` leaves out. So up to
 /// 256 rows are one statement: each costs a hand-over to the driver's thread and back.
-const SQLITE_CHUNKS: [usize; 5] = [1, 4, 16, 64, 256];
+const SQLITE_CHUNKS: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
+
+/// A statement's text, and the values of its parameters.
+type Part = (String, Vec<Value>);
+
+/// Statements that return nothing, carried out by one round trip: SQLite takes them as one text, PostgreSQL as the
+/// parts of one WITH, in no order and each on the state before all of them. So none may read or change rows that another
+/// one writes.
+pub struct Script {
+    backend: DbBackend,
+    parts: Vec<Part>,
+    values: usize,
+}
+
+impl Script {
+    pub fn new(backend: DbBackend) -> Self {
+        Self { backend, parts: Vec::new(), values: 0 }
+    }
+
+    /// Adds a statement without rows; its parameters are `?`. Only for SQLite.
+    pub fn add(&mut self, sql: &str, values: Vec<Value>) {
+        self.values += values.len();
+        self.parts.push((sql.to_owned(), values));
+    }
+
+    /// On SQLite, returns the number of the row that was inserted last.
+    pub async fn run(self, db: &impl ConnectionTrait) -> Result<i64> {
+        let (texts, values): (Vec<String>, Vec<Vec<Value>>) = self.parts.into_iter().unzip();
+        let text = match (self.backend, texts.as_slice()) {
+            (_, []) => return Ok(0),
+            (_, [one]) => one.clone(),
+            (DbBackend::Postgres, many) => {
+                let parts = many.iter().enumerate().map(|(at, text)| format!("s{at} AS ({text})"));
+                format!("WITH {} SELECT", parts.collect::<Vec<_>>().join(", "))
+            }
+            (_, many) => many.join("; "),
+        };
+        let values = values.into_iter().flatten();
+        let done = db.execute_raw(Statement::from_sql_and_values(self.backend, text, values)).await?;
+        Ok(if self.backend == DbBackend::Sqlite { done.last_insert_id().cast_signed() } else { 0 })
+    }
+}
 
 /// Rows for one statement.
 #[derive(Clone)]
@@ -73,26 +114,44 @@ impl<const N: usize> Rows<N> {
         Ok(found)
     }
 
+    /// Adds a statement that reads from `v` to a script.
+    pub fn add_to(self, script: &mut Script, sql: &str) {
+        if self.rows.is_empty() {
+            return;
+        }
+        let parts = match script.backend {
+            DbBackend::Postgres => vec![self.unnest(sql, script.values)],
+            _ => self.values_lists(sql),
+        };
+        script.values += parts.iter().map(|(_, values)| values.len()).sum::<usize>();
+        script.parts.extend(parts);
+    }
+
     fn statements(self, backend: DbBackend, sql: &str) -> Vec<Statement> {
         if self.rows.is_empty() {
             return Vec::new();
         }
-        match backend {
-            DbBackend::Postgres => vec![self.unnest(sql)],
-            _ => self.values_lists(backend, sql),
-        }
+        let parts = match backend {
+            DbBackend::Postgres => vec![self.unnest(sql, 0)],
+            _ => self.values_lists(sql),
+        };
+        parts
+            .into_iter()
+            .map(|(text, values)| Statement::from_sql_and_values(backend, text, values))
+            .collect()
     }
 
     fn names(&self) -> String {
         self.columns.map(|(name, _)| name).join(", ")
     }
 
-    fn unnest(self, sql: &str) -> Statement {
+    /// `before` parameters are taken by what stands before it.
+    fn unnest(self, sql: &str, before: usize) -> Part {
         let casts: Vec<String> = self
             .columns
             .iter()
             .enumerate()
-            .map(|(at, (_, kind))| format!("${}::{}", at + 1, kind.array().1))
+            .map(|(at, (_, kind))| format!("${}::{}", before + at + 1, kind.array().1))
             .collect();
         let text = format!("WITH v({}) AS (SELECT * FROM UNNEST({})) {sql}", self.names(), casts.join(", "));
         let mut arrays = self.columns.map(|_| Vec::with_capacity(self.rows.len()));
@@ -105,10 +164,10 @@ impl<const N: usize> Rows<N> {
             .into_iter()
             .zip(self.columns)
             .map(|(array, (_, kind))| Value::Array(kind.array().0, Some(Box::new(array))));
-        Statement::from_sql_and_values(DbBackend::Postgres, text, values)
+        (text, values.collect())
     }
 
-    fn values_lists(self, backend: DbBackend, sql: &str) -> Vec<Statement> {
+    fn values_lists(self, sql: &str) -> Vec<Part> {
         let names = self.names();
         let first = self.columns[0].0;
         let row = format!("({})", ["?"; N].join(","));
@@ -124,7 +183,7 @@ impl<const N: usize> Rows<N> {
             );
             let padding = std::iter::repeat_n(Value::Int(None), (size - wanted) * N);
             let values = rows.by_ref().take(wanted).flatten().chain(padding);
-            statements.push(Statement::from_sql_and_values(backend, text, values));
+            statements.push((text, values.collect()));
         }
         statements
     }

@@ -4,6 +4,8 @@
 //! advisory lock that is held until the commit is visible and draws the position inside it, so positions
 //! are in the order of commits. Keep what comes before it short, and never wait for the network inside.
 
+use std::sync::Arc;
+
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode, Statement,
     TransactionOptions, TransactionTrait, Value,
@@ -11,9 +13,12 @@ use sea_orm::{
 
 use super::error::{Result, StoreError};
 use super::notify::Bells;
+use super::recent::Committed;
+use super::rows::Script;
 use super::{Lane, Store};
 use crate::domain::change::Change;
 use crate::domain::clock::Timestamp;
+use crate::domain::delivery::Attempt;
 use crate::domain::id::{AuditId, ProjectId};
 use crate::domain::principal::Principal;
 
@@ -22,6 +27,10 @@ pub struct Tx {
     txn: DatabaseTransaction,
     store: Store,
     changes: Vec<Change>,
+    /// The attempts that the changes tell of.
+    attempts: Vec<Arc<Attempt>>,
+    /// What is written at the end, which nothing in the transaction reads.
+    last: Script,
     /// What the commit rings in other processes.
     bells: Bells,
 }
@@ -53,7 +62,9 @@ impl Store {
             ..TransactionOptions::default()
         };
         let txn = pool.begin_with_options(options).await?;
-        Ok(Tx { txn, store: self.clone(), changes: Vec::new(), bells: Bells::default() })
+        let last = Script::new(self.backend());
+        let (changes, attempts) = (Vec::new(), Vec::new());
+        Ok(Tx { txn, store: self.clone(), changes, attempts, last, bells: Bells::default() })
     }
 }
 
@@ -75,9 +86,21 @@ impl Tx {
         self.changes.push(change);
     }
 
+    /// What is written at the end: no statement of the transaction sees it.
+    pub(super) fn last(&mut self) -> &mut Script {
+        &mut self.last
+    }
+
     /// Says what the commit should wake in other processes.
     pub(super) fn ring(&mut self, bells: Bells) {
         self.bells = self.bells.with(bells);
+    }
+
+    /// Says which attempts the changes tell of.
+    pub(super) fn record_attempt(&mut self, attempt: &Arc<Attempt>) {
+        if self.store.inner.recent.is_wanted() {
+            self.attempts.push(attempt.clone());
+        }
     }
 
     /// Takes out what was added so far, to be added again in another order.
@@ -121,16 +144,20 @@ impl Tx {
 
     /// Writes the change record, if anything watchable changed, and commits.
     pub async fn commit(self) -> Result<()> {
-        let mut bells = self.bells;
-        if !self.changes.is_empty() {
-            super::changes::append(&self.txn, &self.changes).await?;
-            bells = bells.with(Bells::CHANGES);
+        let store = &self.store.inner;
+        if self.changes.is_empty() {
+            self.last.run(&self.txn).await?;
+            self.txn.commit().await.map_err(unanswered)?;
+            store.outbox.ring(self.bells);
+            return Ok(());
         }
+        let record = super::changes::append(&self.txn, self.last, self.changes).await?;
         self.txn.commit().await.map_err(unanswered)?;
-        if bells.has(Bells::CHANGES) {
-            self.store.inner.committed.send_replace(());
+        if store.recent.is_wanted() {
+            store.recent.add(Committed { record, attempts: self.attempts });
         }
-        self.store.inner.outbox.ring(bells);
+        store.committed.send_replace(());
+        store.outbox.ring(self.bells.with(Bells::CHANGES));
         Ok(())
     }
 

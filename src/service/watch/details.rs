@@ -4,6 +4,7 @@
 //! reads the next few by itself, in one query for each kind.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -22,7 +23,7 @@ const PAYLOAD_MAX: u32 = 64 << 10;
 /// Details of the next changes of a stream; none where a row is gone, or a payload too large.
 #[derive(Default)]
 pub struct Details {
-    pub attempts: HashMap<AttemptId, Option<Attempt>>,
+    pub attempts: HashMap<AttemptId, Option<Arc<Attempt>>>,
     pub payloads: HashMap<EventId, Option<Bytes>>,
 }
 

@@ -18,7 +18,7 @@ use crate::domain::delivery::Attempt;
 use crate::domain::error::{Error, Result};
 use crate::domain::id::{AttemptId, KeyId, ProjectId};
 use crate::metrics::{FeedMetrics, Metrics};
-use crate::store::Store;
+use crate::store::{Committed, Store};
 
 /// Records read at once, and the encoded bytes they may have.
 const PAGE: u32 = 64;
@@ -123,10 +123,12 @@ impl Feed {
     /// Lets go of the ring where no stream is open.
     fn rests(&self) -> bool {
         let mut log = self.log();
-        if log.streams == 0 {
+        let rests = log.streams == 0;
+        if rests {
             log.clear();
         }
-        log.streams == 0
+        self.store.keep_recent(!rests);
+        rests
     }
 
     /// Reads what is new; says whether there may be more at once.
@@ -137,6 +139,11 @@ impl Feed {
             self.log().begin(last);
             return Ok(true);
         };
+        let (recent, others) = self.store.take_recent(from);
+        if !recent.is_empty() {
+            self.push(recent);
+            return Ok(others);
+        }
         let reading = self.store.changes(Cursor::after(from), PAGE, PAGE_BYTES);
         let Some(page) = self.store.in_time(READ_LONGEST, reading).await? else {
             // Its streams find their own way, or learn that they are too late.
@@ -146,15 +153,23 @@ impl Feed {
         };
         let wanted = self.projects_that_want_attempts();
         let mut attempts = self.attempts(&page.records, |change| wanted.contains(&change.project())).await?;
+        let read = page.records.into_iter().map(|record| {
+            let attempts = attempt_ids(&record.changes).filter_map(|id| attempts.remove(&id)).collect();
+            Committed { record, attempts }
+        });
+        self.push(read);
+        Ok(page.full)
+    }
+
+    /// Adds the records that follow.
+    fn push(&self, records: impl IntoIterator<Item = Committed>) {
         let now = Timestamp::now();
         let mut log = self.log();
-        for record in page.records {
+        for Committed { record, attempts } in records {
             self.metrics().read(record.position, now.since(record.committed_at));
-            let ids: Vec<AttemptId> = attempt_ids(&record.changes).collect();
-            let own = ids.iter().filter_map(|id| attempts.remove_entry(id)).collect();
-            log.push(Entry::new(record, own));
+            let attempts = attempts.into_iter().map(|attempt| (attempt.id, attempt)).collect();
+            log.push(Entry::new(record, attempts));
         }
-        Ok(page.full)
     }
 
     fn projects_that_want_attempts(&self) -> HashSet<ProjectId> {
@@ -169,7 +184,7 @@ impl Feed {
         &self,
         records: &[ChangeRecord],
         wanted: impl Fn(&Change) -> bool,
-    ) -> Result<HashMap<AttemptId, Attempt>> {
+    ) -> Result<HashMap<AttemptId, Arc<Attempt>>> {
         let changes = records.iter().flat_map(|record| &record.changes).filter(|change| wanted(change));
         let ids: Vec<AttemptId> = attempt_ids(changes).collect();
         Ok(self.store.in_time(READ_LONGEST, self.store.attempts_by_id(&ids)).await?)

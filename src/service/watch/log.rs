@@ -18,12 +18,12 @@ const RING_BYTES: usize = 16 << 20;
 /// A record with what was read along with it for all streams at once.
 pub struct Entry {
     pub record: ChangeRecord,
-    pub attempts: HashMap<AttemptId, Attempt>,
+    pub attempts: HashMap<AttemptId, Arc<Attempt>>,
     projects: Vec<ProjectId>,
 }
 
 impl Entry {
-    pub fn new(record: ChangeRecord, attempts: HashMap<AttemptId, Attempt>) -> Self {
+    pub fn new(record: ChangeRecord, attempts: HashMap<AttemptId, Arc<Attempt>>) -> Self {
         let mut projects: Vec<ProjectId> = record.changes.iter().map(Change::project).collect();
         projects.sort_unstable();
         projects.dedup();
@@ -43,8 +43,10 @@ impl Entry {
         let text = |list: &[(String, String)]| -> usize {
             list.iter().map(|(name, value)| 48 + name.len() + value.len()).sum()
         };
-        let attempt = |attempt: &Attempt| {
-            size_of::<Attempt>() + text(&attempt.request_headers) + text(&attempt.outcome.response_headers)
+        let attempt = |attempt: &Arc<Attempt>| {
+            let outcome = &attempt.outcome;
+            let headers = text(&attempt.request_headers) + text(&outcome.response_headers);
+            size_of::<Attempt>() + headers + outcome.body.len()
         };
         self.record.changes.iter().map(change).sum::<usize>()
             + self.attempts.values().map(attempt).sum::<usize>()

@@ -15,6 +15,7 @@ mod stream;
 mod streams;
 mod token;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use feed::Feed;
@@ -70,7 +71,8 @@ pub enum WatchPayload {
     Snapshot(Box<Endpoint>),
     Endpoint(EndpointChangeKind, Box<Endpoint>),
     Delivery(Box<DeliveryChange>, Payload),
-    Attempt(Box<Attempt>),
+    /// Shown without what the receiver answered: bodies are not streamed.
+    Attempt(Arc<Attempt>),
     Bookmark {
         /// All endpoints of the snapshot were sent.
         snapshot_end: bool,

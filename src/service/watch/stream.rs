@@ -278,7 +278,7 @@ impl Watcher {
         match known.or_else(|| self.details.attempts.get(&id).map(Option::as_ref)) {
             None => Shown::Unknown,
             Some(None) => Shown::Nothing,
-            Some(Some(attempt)) => Shown::Payload(WatchPayload::Attempt(Box::new(attempt.clone()))),
+            Some(Some(attempt)) => Shown::Payload(WatchPayload::Attempt(attempt.clone())),
         }
     }
 }
