@@ -22,6 +22,7 @@ mod m0016_rate_limits;
 mod m0017_signatures;
 mod m0018_rotation;
 mod m0019_credentials;
+mod m0022_project_limits;
 
 use sea_orm_migration::prelude::*;
 
@@ -48,6 +49,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0017_signatures::Migration),
             Box::new(m0018_rotation::Migration),
             Box::new(m0019_credentials::Migration),
+            Box::new(m0022_project_limits::Migration),
         ]
     }
 }

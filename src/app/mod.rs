@@ -62,14 +62,8 @@ impl App {
         let pinger = Pinger::new(dispatcher.clone(), config.pings);
         let engine = Engine::start(store.clone(), dispatcher, config.engine, metrics.clone()).await?;
         let handles = Handles { ingest: engine.ingest.clone(), wake: engine.wake.clone(), pinger };
-        let services = Services::new(
-            store.clone(),
-            handles,
-            config.rules,
-            config.watch,
-            config.rotation_period_min,
-            metrics.clone(),
-        );
+        let services =
+            Services::new(store.clone(), handles, config.rules, config.watch, config.limits, metrics.clone());
         let given = config.operator_key.as_ref().map(|key| key.0.as_str());
         let made = services.ensure_operator_key(given).await?;
 

@@ -12,6 +12,7 @@ use crate::engine::LaneLimits;
 pub const DRAIN: u64 = 25;
 pub const LEASE: u64 = 15;
 pub const PENDING_MAX: u64 = 5_000_000;
+pub const ENDPOINTS_MAX: u32 = 100_000;
 pub const MESSAGE_MAX: usize = 4 * 1024 * 1024;
 pub const READ_CONNECTIONS: u32 = 8;
 pub const REQUEST_TIMEOUT: u64 = 30;
@@ -62,6 +63,7 @@ impl Options {
             breaker_pause: Some(BreakerPolicy::default().pause.as_secs()),
             fan_out_max: Some(FanOut::default().max),
             pending_max: Some(PENDING_MAX),
+            endpoints_max: Some(ENDPOINTS_MAX),
             fan_out_at_once: Some(FanOut::default().at_once),
             rotation_period_min: Some(PERIOD_MIN.as_secs()),
             drain: Some(DRAIN),

@@ -29,7 +29,7 @@ use crate::domain::rotation::{PERIOD_MAX, PERIOD_MIN};
 use crate::domain::url_rules::UrlRules;
 use crate::engine::{EngineSettings, LaneLimits};
 use crate::grpc::{CallLimits, ConnectionLimits, GrpcSettings, GrpcTls};
-use crate::service::{PingSettings, WatchSettings};
+use crate::service::{PingSettings, ServiceLimits, WatchSettings};
 use crate::store::{DatabaseUrl, StoreSettings, Vault};
 
 /// Everything a server needs, checked.
@@ -47,8 +47,7 @@ pub struct Config {
     pub rules: UrlRules,
     pub watch: WatchSettings,
     pub pings: PingSettings,
-    /// The shortest period of rotations that endpoints make by themselves.
-    pub rotation_period_min: Duration,
+    pub limits: ServiceLimits,
     pub operator_key: Option<OperatorKey>,
     pub drain: Duration,
     pub ready_file: Option<PathBuf>,
@@ -147,7 +146,10 @@ impl Config {
             },
             watch,
             pings: options.pings()?,
-            rotation_period_min: options.rotation_period_min()?,
+            limits: ServiceLimits {
+                rotation_period_min: options.rotation_period_min()?,
+                endpoints_max: options.endpoints_max.unwrap_or(defaults::ENDPOINTS_MAX),
+            },
             dispatch: DispatchSettings {
                 addresses: rules.addresses.clone(),
                 name_servers: options.nameserver.clone(),

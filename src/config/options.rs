@@ -156,6 +156,10 @@ pub struct Options {
     #[arg(long, value_name = "NUMBER", env = "HAWSER_PENDING_MAX")]
     pub pending_max: Option<u64>,
 
+    /// Endpoints that a project may have [default: 100000]
+    #[arg(long, value_name = "NUMBER", env = "HAWSER_ENDPOINTS_MAX")]
+    pub endpoints_max: Option<u32>,
+
     /// Endpoints that one event may reach at most [default: 10000]
     #[arg(long, value_name = "NUMBER", env = "HAWSER_FAN_OUT_MAX")]
     pub fan_out_max: Option<usize>,
@@ -306,6 +310,7 @@ impl Options {
             breaker_pause: self.breaker_pause.or(file.breaker_pause),
             fan_out_max: self.fan_out_max.or(file.fan_out_max),
             pending_max: self.pending_max.or(file.pending_max),
+            endpoints_max: self.endpoints_max.or(file.endpoints_max),
             fan_out_at_once: self.fan_out_at_once.or(file.fan_out_at_once),
             rotation_period_min: self.rotation_period_min.or(file.rotation_period_min),
             drain: self.drain.or(file.drain),

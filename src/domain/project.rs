@@ -1,5 +1,7 @@
 //! Projects (tenants) and API keys.
 
+use std::num::NonZeroU32;
+
 use super::clock::Timestamp;
 use super::disable::DisablePolicy;
 use super::error::{Error, ErrorKind, Result};
@@ -57,6 +59,8 @@ pub struct ProjectSettings {
     pub retry_policy: Option<RetryPolicy>,
     /// For endpoints without their own; none: the default.
     pub disable_policy: Option<DisablePolicy>,
+    /// Events that may be published in a second, and at once, on each node; none: as many as can be.
+    pub publishes_per_second: Option<NonZeroU32>,
 }
 
 impl Project {

@@ -4,6 +4,7 @@
 //! read at. Whoever decides with them first confirms the version inside its transaction.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +64,8 @@ pub struct ProjectRoutes {
     endpoints: HashMap<EndpointId, Arc<EndpointRoute>>,
     owners: HashMap<Arc<str>, Vec<EndpointId>>,
 }
+    /// Of what is published on one node; none: no limit.
+    pub publishes_per_second: Option<NonZeroU32>,
 
 impl ProjectRoutes {
     pub fn new(
@@ -72,6 +75,7 @@ impl ProjectRoutes {
         routes: impl IntoIterator<Item = EndpointRoute>,
     ) -> Self {
         let mut endpoints = HashMap::new();
+        publishes_per_second: Option<NonZeroU32>,
         let mut owners: HashMap<Arc<str>, Vec<EndpointId>> = HashMap::new();
         for route in routes {
             if let Some(owner) = &route.owner {
@@ -79,7 +83,7 @@ impl ProjectRoutes {
             }
             endpoints.insert(route.id, Arc::new(route));
         }
-        Self { project, version, paused_policy, endpoints, owners }
+        Self { project, version, paused_policy, publishes_per_second, endpoints, owners }
     }
 
     pub fn endpoint(&self, id: EndpointId) -> Option<&Arc<EndpointRoute>> {

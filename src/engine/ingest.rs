@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::lanes::Reservation;
+use super::publish_rates::PublishRates;
+use super::routing::RoutingTable;
 use crate::domain::delivery::{Claim, DeliveryStatus};
 use crate::domain::endpoint::{ContentType, EndpointStatus};
 use crate::domain::error::{Error, ErrorKind, OVERLOADED, Result};
@@ -33,6 +35,8 @@ pub struct Publish {
 #[derive(Clone)]
 pub struct IngestHandle {
     queue: mpsc::Sender<Publish>,
+    routing: Arc<RoutingTable>,
+    rates: Arc<PublishRates>,
     metrics: Arc<Metrics>,
 }
 
@@ -41,8 +45,12 @@ fn stopping() -> Error {
 }
 
 impl IngestHandle {
-    pub(super) fn new(queue: mpsc::Sender<Publish>, metrics: Arc<Metrics>) -> Self {
-        Self { queue, metrics }
+    pub(super) fn new(
+        queue: mpsc::Sender<Publish>,
+        routing: Arc<RoutingTable>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { queue, routing, rates: Arc::default(), metrics }
     }
 
     /// Waits until the event and its deliveries are durable, or are certain not to be. What was handed over is
@@ -60,27 +68,31 @@ impl IngestHandle {
 
     async fn hand_over(&self, event: Event, place: Result<Permit<'_, Publish>>) -> Result<Receipt> {
         let started = Instant::now();
-        let result = match place {
-            Ok(place) => {
-                let (reply, answer) = oneshot::channel();
-                place.send(Publish { event, reply });
-                answer.await.unwrap_or_else(|_| Err(stopping()))
-            }
-            Err(error) => Err(error),
+        let handing_over = async {
+            let place = place?;
+            self.admit(event.message.project).await?;
+            let (reply, answer) = oneshot::channel();
+            place.send(Publish { event, reply });
+            answer.await.unwrap_or_else(|_| Err(stopping()))
         };
+        let result = handing_over.await;
         self.metrics.engine.published(result_name(&result), started.elapsed());
         result
     }
 
     /// The same for several events, with an answer each. They are handed over together or not at all, in their
-    /// order.
+    /// order, but for those that their project may not publish now.
     pub async fn submit_all(&self, events: Vec<Event>) -> Result<Vec<Result<Receipt>>> {
         let started = Instant::now();
         let places = self.queue.try_reserve_many(events.len()).map_err(refused)?;
         let mut answers = Vec::with_capacity(events.len());
         for (place, event) in places.zip(events) {
+            let admitted = self.admit(event.message.project).await;
             let (reply, answer) = oneshot::channel();
-            place.send(Publish { event, reply });
+            match admitted {
+                Ok(()) => place.send(Publish { event, reply }),
+                Err(error) => drop(reply.send(Err(error))),
+            }
             answers.push(answer);
         }
         let mut receipts = Vec::with_capacity(answers.len());
@@ -90,6 +102,18 @@ impl IngestHandle {
             receipts.push(result);
         }
         Ok(receipts)
+    }
+}
+
+impl IngestHandle {
+    /// Counts an event against its project's limit; what is over it takes no place from others.
+    async fn admit(&self, project: ProjectId) -> Result<()> {
+        // That there is no such project is told by the turn.
+        let Some(routes) = self.routing.known(project).await? else { return Ok(()) };
+        match routes.publishes_per_second {
+            Some(limit) => self.rates.take(project, limit, std::time::Instant::now()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -29,6 +29,7 @@ mod lanes;
 mod pacer;
 mod pending;
 mod probes;
+mod publish_rates;
 mod routing;
 mod trim;
 mod turn;
@@ -319,7 +320,7 @@ impl Engine {
         supervise_until(&claimer, &failed, &stop, "gauges", task);
 
         Ok(Self {
-            ingest: IngestHandle::new(publish_tx, metrics),
+            ingest: IngestHandle::new(publish_tx, routing.clone(), metrics),
             wake: Wake { routing: routing.clone(), claims, probes, pacer, align },
             routing,
             shared,

@@ -48,6 +48,7 @@ pub fn project(project: Project) -> pb::Project {
         paused_policy: policy.into(),
         retry_policy: settings.retry_policy.map(policies::retry_message),
         disable_policy: settings.disable_policy.map(policies::disable_message),
+        publishes_per_second: settings.publishes_per_second.map_or(0, |limit| count(limit.get())),
         etag,
         create_time: Some(time(project.created_at)),
     }

@@ -1,5 +1,7 @@
 //! ProjectService.
 
+use std::num::NonZeroU32;
+
 use tonic::{Request, Response, Status};
 
 use super::check::Check;
@@ -10,6 +12,7 @@ use crate::domain::project::{PausedPolicy, ProjectSettings};
 use crate::service::{NewKey, ProjectField};
 
 const NAME_MAX: usize = 128;
+const PUBLISHES_MAX: u32 = 1_000_000;
 
 #[tonic::async_trait]
 impl pb::project_service_server::ProjectService for Api {
@@ -124,11 +127,12 @@ impl pb::project_service_server::ProjectService for Api {
     }
 }
 
-const FIELDS: [(&str, ProjectField); 4] = [
+const FIELDS: [(&str, ProjectField); 5] = [
     ("name", ProjectField::Name),
     ("paused_policy", ProjectField::PausedPolicy),
     ("retry_policy", ProjectField::RetryPolicy),
     ("disable_policy", ProjectField::DisablePolicy),
+    ("publishes_per_second", ProjectField::PublishesPerSecond),
 ];
 
 fn masked(check: &mut Check, paths: &[String]) -> Vec<ProjectField> {
@@ -150,6 +154,7 @@ fn populated(project: &pb::Project) -> Vec<ProjectField> {
         ProjectField::PausedPolicy => project.paused_policy != 0,
         ProjectField::RetryPolicy => project.retry_policy.is_some(),
         ProjectField::DisablePolicy => project.disable_policy.is_some(),
+        ProjectField::PublishesPerSecond => project.publishes_per_second != 0,
     };
     ProjectField::ALL.into_iter().filter(is_set).collect()
 }
@@ -173,6 +178,13 @@ fn settings(check: &mut Check, project: pb::Project, fields: &[ProjectField]) ->
         paused_policy,
         retry_policy: policies::retry(check, "project.retry_policy", project.retry_policy),
         disable_policy: policies::disable(check, "project.disable_policy", project.disable_policy),
+        publishes_per_second: match u32::try_from(project.publishes_per_second) {
+            Ok(limit @ 0..=PUBLISHES_MAX) => NonZeroU32::new(limit),
+            _ => {
+                check.refuse("project.publishes_per_second", "must be 0 to 1,000,000");
+                None
+            }
+        },
     }
 }
 

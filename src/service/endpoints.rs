@@ -143,7 +143,9 @@ impl Services {
 
         let mut tx = self.store.begin(Lane::Service).await?;
         let version = tx.bump_routing(project).await?;
-        tx.insert_endpoint(&endpoint).await.map_err(|error| uid_taken(error, &endpoint))?;
+        tx.insert_endpoint(&endpoint, self.limits.endpoints_max)
+            .await
+            .map_err(|error| uid_taken(error, &endpoint))?;
         tx.insert_secret(project, endpoint.id, &secret, now).await?;
         tx.set_rotation_due(endpoint.id, endpoint.settings.rotation.period.map(|every| now.plus(every)))
             .await?;
@@ -303,7 +305,7 @@ impl Services {
             .collect();
         credentials::check(&mut settings, stored, &self.rules)?;
         check_signature(&mut settings)?;
-        settings.rotation.check(&settings.signature, self.rotation_period_min)?;
+        settings.rotation.check(&settings.signature, self.limits.rotation_period_min)?;
         Ok(settings)
     }
 }

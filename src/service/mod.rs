@@ -53,9 +53,17 @@ pub struct Services {
     feed: Arc<Feed>,
     /// Rings when an endpoint's next rotation by itself may be another.
     rotations: Arc<tokio::sync::Notify>,
-    /// The shortest period of such rotations.
-    rotation_period_min: Duration,
+    limits: ServiceLimits,
     pinger: Arc<Pinger>,
+}
+
+/// What bounds projects and their endpoints.
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceLimits {
+    /// The shortest period of rotations that endpoints make by themselves.
+    pub rotation_period_min: Duration,
+    /// Endpoints that a project may have.
+    pub endpoints_max: u32,
 }
 
 /// What services may do beyond the store: two handles of the engine, and pings.
@@ -71,7 +79,7 @@ impl Services {
         handles: Handles,
         rules: UrlRules,
         watch: WatchSettings,
-        rotation_period_min: Duration,
+        limits: ServiceLimits,
         metrics: Arc<Metrics>,
     ) -> Self {
         let Handles { ingest, wake, pinger } = handles;
@@ -84,7 +92,7 @@ impl Services {
             keys: Arc::default(),
             feed,
             rotations: Arc::default(),
-            rotation_period_min,
+            limits,
             pinger: Arc::new(pinger),
         }
     }

@@ -16,10 +16,12 @@ pub enum ProjectField {
     PausedPolicy,
     RetryPolicy,
     DisablePolicy,
+    PublishesPerSecond,
 }
 
 impl ProjectField {
-    pub const ALL: [Self; 4] = [Self::Name, Self::PausedPolicy, Self::RetryPolicy, Self::DisablePolicy];
+    pub const ALL: [Self; 5] =
+        [Self::Name, Self::PausedPolicy, Self::RetryPolicy, Self::DisablePolicy, Self::PublishesPerSecond];
 }
 
 impl Services {
@@ -93,6 +95,7 @@ fn copy(field: ProjectField, from: &mut ProjectSettings, to: &mut ProjectSetting
         ProjectField::PausedPolicy => to.paused_policy = from.paused_policy,
         ProjectField::RetryPolicy => to.retry_policy = from.retry_policy.take(),
         ProjectField::DisablePolicy => to.disable_policy = from.disable_policy,
+        ProjectField::PublishesPerSecond => to.publishes_per_second = from.publishes_per_second,
     }
 }
 
@@ -110,6 +113,7 @@ async fn audit(
             "paused_policy": settings.paused_policy.as_str(),
             "retry_policy": settings.retry_policy,
             "disable_policy": settings.disable_policy,
+            "publishes_per_second": settings.publishes_per_second,
         })
         .to_string()
     };

@@ -72,9 +72,16 @@ mod entity {
 use entity::Column;
 
 impl Tx {
-    /// Writes a new endpoint.
-    pub async fn insert_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
+    /// Writes a new endpoint, or nothing where its project has `most` already. The project's row is locked, so that
+    /// the count is right.
+    pub async fn insert_endpoint(&mut self, endpoint: &Endpoint, most: u32) -> Result<()> {
         let row = self.store().row_of(endpoint)?;
+        let count =
+            "UPDATE projects SET endpoint_count = endpoint_count + 1 WHERE id = $1 AND endpoint_count < $2";
+        let project = endpoint.project;
+        if self.run(count, [project.uuid().into(), i64::from(most).into()]).await? == 0 {
+            return Err(StoreError::ProjectFull { project, most });
+        }
         entity::Entity::insert(row).exec_without_returning(self.db()).await?;
         self.prepare_slots(endpoint.id, endpoint.settings.rate_limit.as_ref()).await?;
         self.tell(EndpointChangeKind::Created, endpoint)
@@ -111,6 +118,8 @@ impl Tx {
         ] {
             self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, [id.clone()])).await?;
         }
+        let count = "UPDATE projects SET endpoint_count = endpoint_count - 1 WHERE id = $1";
+        self.run(count, [endpoint.project.uuid().into()]).await?;
         self.tell(EndpointChangeKind::Deleted, &next_revision(endpoint))
     }
 

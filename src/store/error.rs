@@ -3,6 +3,7 @@
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
 
 use crate::domain::error::{Error, ErrorKind};
+use crate::domain::id::ProjectId;
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -21,6 +22,9 @@ pub enum StoreError {
     /// The lease that was to be claimed under is not in force any more.
     #[error("the lease was given up")]
     LeaseGone,
+    /// The project has as many endpoints as it may.
+    #[error("the project has {most} endpoints; no more are allowed")]
+    ProjectFull { project: ProjectId, most: u32 },
     /// A stored value that this version cannot read.
     #[error("stored data does not read: {0}")]
     Corrupt(String),
@@ -92,6 +96,7 @@ impl From<StoreError> for Error {
         }
         match error {
             StoreError::Setup(message) => Self::new(ErrorKind::FailedPrecondition, "SETUP", message),
+            StoreError::ProjectFull { project, .. } => Self::quota("ENDPOINTS", project, error.to_string()),
             error => Self::internal(error),
         }
     }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::Store;
 use super::endpoints::to_json;
 use super::error::{Result, StoreError};
-use super::routes::policy_of;
+use super::routes::{limit_of, policy_of};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::clock::Timestamp;
@@ -34,6 +34,7 @@ mod project {
         pub retry_policy: Option<String>,
         pub disable_policy: Option<String>,
         pub version: i64,
+        pub publishes_per_second: Option<i32>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -199,6 +200,9 @@ fn row_of(project: &Project) -> Result<project::ActiveModel> {
         retry_policy: Set(settings.retry_policy.as_ref().map(to_json).transpose()?),
         disable_policy: Set(settings.disable_policy.as_ref().map(to_json).transpose()?),
         version: Set(project.version),
+        publishes_per_second: Set(settings
+            .publishes_per_second
+            .map(|limit| i32::try_from(limit.get()).unwrap_or(i32::MAX))),
         created_at: Set(project.created_at.as_millis()),
         // Bumped apart.
         routing_version: NotSet,
@@ -214,6 +218,7 @@ fn project_of(row: project::Model) -> Result<Project> {
                 .ok_or_else(|| StoreError::Corrupt("a project's paused_policy".to_owned()))?,
             retry_policy: policy_of(row.retry_policy)?,
             disable_policy: policy_of(row.disable_policy)?,
+            publishes_per_second: limit_of(row.publishes_per_second),
         },
         version: row.version,
         created_at: Timestamp::from_millis(row.created_at),

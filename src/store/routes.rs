@@ -1,6 +1,7 @@
 //! Reading a project's routes: everything that sending to its endpoints needs, as of one version.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,8 +61,7 @@ impl Store {
         project: ProjectId,
         rules: &UrlRules,
     ) -> Result<Option<ProjectRoutes>> {
-        let sql =
-            "SELECT routing_version, paused_policy, retry_policy, disable_policy FROM projects WHERE id = $1";
+        let sql = "SELECT routing_version, paused_policy, retry_policy, disable_policy, publishes_per_second FROM projects WHERE id = $1";
         let Some(row) = query(txn, sql, project).await?.into_iter().next() else { return Ok(None) };
         let version = row.try_get_by_index(0)?;
         let policy = PausedPolicy::from_code(row.try_get_by_index(1)?)
@@ -69,6 +69,7 @@ impl Store {
         let retry: RetryPolicy = policy_of(row.try_get_by_index(2)?)?.unwrap_or_default();
         let disable: DisablePolicy = policy_of(row.try_get_by_index(3)?)?.unwrap_or_default();
 
+        let publishes_per_second = limit_of(row.try_get_by_index(4)?);
         let mut secrets = self.live_secrets(txn, project, Timestamp::now()).await?;
         let mut patterns = enabled_patterns(txn, project).await?;
         let sql = "SELECT id, url, owner_id, http_timeout_ms, retry_policy, headers_sealed, status, \
@@ -106,7 +107,26 @@ impl Store {
                 patterns: patterns.remove(&id).unwrap_or_default(),
             });
         }
-        Ok(Some(ProjectRoutes::new(project, version, policy, routes)))
+        Ok(Some(ProjectRoutes::new(project, version, policy, publishes_per_second, routes)))
+    }
+
+    /// What is sealed in a row of endpoints; none where a value of it does not open, which is no fault of the others'.
+    fn open_sealed(
+        &self,
+        project: ProjectId,
+        endpoint: EndpointId,
+        row: &QueryResult,
+        rules: &UrlRules,
+    ) -> Result<Option<(Vec<CustomHeader>, Option<Credentials>)>> {
+        let open = || {
+            let headers = self.open_headers(project, endpoint, row.try_get("", "headers_sealed")?)?;
+            Ok((headers, self.credentials_of(project, endpoint, row, rules)?))
+        };
+        match open() {
+            Ok(opened) => Ok(Some(opened)),
+            Err(StoreError::Sealed(_) | StoreError::Corrupt(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens an endpoint's custom headers.
@@ -185,3 +205,8 @@ pub(super) fn rate_of(requests: Option<i32>, per_ms: Option<i64>, burst: Option<
 pub(super) fn millis(stored: i32) -> Duration {
     Duration::from_millis(u64::try_from(stored).unwrap_or_default())
 }
+/// A limit; none where its column is NULL.
+pub(super) fn limit_of(stored: Option<i32>) -> Option<NonZeroU32> {
+    NonZeroU32::new(u32::try_from(stored?).ok()?)
+}
+

@@ -40,6 +40,7 @@ mod ping;
 mod poison;
 mod policies;
 mod probe;
+mod project_limits;
 mod publish_stream;
 mod rates;
 mod readiness;
