@@ -1,9 +1,8 @@
 //! The circuit breaker: sending rests after failures in a row, one attempt probes, and nothing is lost.
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use hawser_client::pb;
 use hawser_client::pb::publish_event_request::Target;
@@ -49,20 +48,16 @@ async fn open(world: &World, endpoint: &pb::Endpoint) -> String {
 async fn sending_rests_until_one_attempt_probes(database: Database) {
     let world = world(database, "2").await;
     // Three fail, the fourth is the probe and takes its time.
-    let times = Arc::<Mutex<Vec<Instant>>>::default();
-    let arrived = times.clone();
-    let receiver = Receiver::scripted(move |_, before| {
-        arrived.lock().expect("unpoisoned").push(Instant::now());
-        match before {
-            0..3 => Reply::status(500),
-            3 => Reply::after(Duration::from_millis(700)),
-            _ => Reply::status(204),
-        }
+    let receiver = Receiver::scripted(|_, before| match before {
+        0..3 => Reply::status(500),
+        3 => Reply::after(Duration::from_millis(700)),
+        _ => Reply::status(204),
     })
     .await;
     let endpoint = endpoint(&world, &receiver).await;
     let mut watch = world.watch().await;
     let mut events = vec![open(&world, &endpoint).await];
+    let rested = get(&world, &endpoint.id).await.circuit.and_then(|circuit| circuit.until);
     // New work waits with the old, and keeps its status and its attempts.
     for _ in 0..20 {
         events.push(world.publish_to(&endpoint, b"{}").await.event_id);
@@ -73,13 +68,38 @@ async fn sending_rests_until_one_attempt_probes(database: Database) {
     let waiting = deliveries_in(&world, &endpoint.id, &[pb::DeliveryStatus::Scheduled]).await;
     assert!(waiting.len() >= 19 && waiting.iter().all(|one| one.attempt_count == 0));
     until_all(&mut watch, &events, pb::DeliveryStatus::Success).await;
-    let seen = receiver.seen();
-    assert_eq!(seen.len(), 3 + 21, "the probe is one of them");
-    let times = times.lock().expect("unpoisoned").clone();
-    assert!(times[3] - times[2] >= Duration::from_secs(2), "sending rested");
-    assert!(times[4] - times[3] >= Duration::from_millis(700), "and until the probe had ended");
+    let attempts = attempts_in_turn(&world, &events).await;
+    assert_eq!((attempts.len(), receiver.seen().len()), (3 + 21, 3 + 21), "the probe is one of them");
+    let probe = &attempts[3];
+    assert!(started(probe) >= millis_of(rested.expect("an end of the rest")), "sending rested");
+    assert!(started(&attempts[4]) >= ended(probe), "and until the probe had ended");
     let read = get(&world, &endpoint.id).await;
     assert_eq!((state(&read), read.consecutive_failures), (pb::CircuitState::Closed, 0));
+}
+
+/// All attempts made for these events, in the order in which they began.
+async fn attempts_in_turn(world: &World, events: &[String]) -> Vec<pb::Attempt> {
+    let mut attempts = Vec::new();
+    for event in events {
+        for delivery in world.deliveries_of(event).await {
+            attempts.extend(world.attempts_of(&delivery.id).await);
+        }
+    }
+    attempts.sort_by_key(started);
+    attempts
+}
+
+fn millis_of(time: prost_types::Timestamp) -> i64 {
+    time.seconds * 1000 + i64::from(time.nanos) / 1_000_000
+}
+
+fn started(attempt: &pb::Attempt) -> i64 {
+    millis_of(attempt.start_time.expect("a time"))
+}
+
+fn ended(attempt: &pb::Attempt) -> i64 {
+    let total = attempt.timings.and_then(|timings| timings.total).expect("a time");
+    started(attempt) + total.seconds * 1000 + i64::from(total.nanos) / 1_000_000
 }
 
 async fn a_probe_that_dies_with_its_process_is_made_again(database: Database) {
@@ -139,25 +159,23 @@ async fn deleting_discards_what_rests(database: Database) {
     until_all(&mut watch, &events, pb::DeliveryStatus::Discarded).await;
 }
 
-/// However many nodes there are: one probe after each rest, and each failed one doubles the next.
+/// Where the endpoint's breaker stands: how often it opened, and until when it rests.
+async fn breaker(session: &mut sqlx::PgConnection) -> (i16, i64) {
+    let sql = "SELECT breaker_opens, breaker_until FROM endpoint_health WHERE breaker_until IS NOT NULL";
+    sqlx::query_as(sql).fetch_one(session).await.expect("it is open")
+}
+
+/// However many nodes there are: one probe after each rest, and each failed one makes the next longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_attempt_probes_over_all_nodes() {
     in_time(async {
         let world = world(Database::postgres().await, "1").await;
         let other = world.server.join().await;
         let there = world.client_of(&other).await;
-        let (times, burst) = (Arc::<Mutex<Vec<Instant>>>::default(), Arc::new(AtomicUsize::new(usize::MAX)));
-        let (arrived, burst_ends) = (times.clone(), burst.clone());
-        let receiver = Receiver::scripted(move |_, before| {
-            let mut times = arrived.lock().expect("unpoisoned");
-            // The first attempt after a rest is the first probe.
-            if times.last().is_some_and(|last| last.elapsed() >= Duration::from_millis(900)) {
-                let _set =
-                    burst_ends.compare_exchange(usize::MAX, before, Ordering::SeqCst, Ordering::SeqCst);
-            }
-            times.push(Instant::now());
-            let probes = before.saturating_sub(burst_ends.load(Ordering::SeqCst));
-            Reply::status(if probes < 2 { 500 } else { 204 })
+        let healthy = Arc::<AtomicBool>::default();
+        let is_healthy = healthy.clone();
+        let receiver = Receiver::scripted(move |_, _| {
+            Reply::status(if is_healthy.load(Ordering::SeqCst) { 204 } else { 500 })
         })
         .await;
         let endpoint = endpoint(&world, &receiver).await;
@@ -169,16 +187,31 @@ async fn one_attempt_probes_over_all_nodes() {
                 events.push(publish(client, target, b"{}", "").await.expect("published").event_id);
             }
         }
+        // Once all of it rests, neither node has any more that began before the breaker opened.
+        let resting = "SELECT COUNT(*) FROM queue WHERE parked = 2 AND claimed_by IS NULL";
+        other.database().until("all of it rests", resting, 20).await;
+        let mut session = other.database().session().await;
+        let (opens, first_rest) = breaker(&mut session).await;
+        let at_third = format!("SELECT COUNT(*) FROM endpoint_health WHERE breaker_opens >= {}", opens + 2);
+        other.database().until("two probes fail", &at_third, 1).await;
+        let (third, last_rest) = breaker(&mut session).await;
+        healthy.store(true, Ordering::SeqCst);
         until_all(&mut watch, &events, pb::DeliveryStatus::Success).await;
 
-        let (times, first) = (times.lock().expect("unpoisoned").clone(), burst.load(Ordering::SeqCst));
-        assert!(first < 100, "{first} attempts before the first rest");
-        let gap = |at: usize| times[at] - times[at - 1];
-        let gaps = [gap(first), gap(first + 1), gap(first + 2)];
-        assert!(gaps[1] >= Duration::from_secs(2), "one probe, and after it failed a rest of 2 s: {gaps:?}");
-        assert!(gaps[2] >= Duration::from_secs(4), "one probe, and after it failed a rest of 4 s: {gaps:?}");
-        assert_eq!(times.len(), first + 2 + events.len(), "each was sent once when it closed");
-        drop(other);
+        let attempts = attempts_in_turn(&world, &events).await;
+        let probes: Vec<_> =
+            attempts.iter().filter(|one| (first_rest..last_rest).contains(&started(one))).collect();
+        assert_eq!(
+            probes.len(),
+            usize::try_from(third - opens).expect("more"),
+            "one after each rest: {probes:?}"
+        );
+        for pair in probes.windows(2) {
+            let rest = 1000_i64 << opens.min(4);
+            assert!(started(pair[1]) >= ended(pair[0]) + rest, "and a longer rest after each: {probes:?}");
+        }
+        let closed = attempts.iter().filter(|one| one.status_code == Some(204)).count();
+        assert_eq!(closed, events.len(), "each was sent once when it closed");
     })
     .await;
 }

@@ -124,8 +124,7 @@ async fn a_revoked_key_ends_its_streams(database: Database) {
 
     let revoke = pb::RevokeApiKeyRequest { api_key_id: id };
     world.operator.projects().revoke_api_key(revoke).await.expect("revoked");
-    let bound = std::time::Duration::from_secs(60);
-    let (_, _, status) = tokio::time::timeout(bound, to_the_end(&mut ending)).await.expect("within 60 s");
+    let (_, _, status) = to_the_end(&mut ending).await;
     assert_eq!(status.code(), Code::Unauthenticated);
     world.endpoint("https://example.com/", "").await;
     change(&mut staying).await;

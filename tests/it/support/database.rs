@@ -58,7 +58,7 @@ impl Database {
     }
 
     /// Asks the same question of this database, which must be PostgreSQL, until the answer is as wanted.
-    pub async fn until(&self, what: &str, question: &'static str, wanted: i64) {
+    pub async fn until(&self, what: &str, question: &str, wanted: i64) {
         let mut session = self.session().await;
         let mut last = None;
         let asking = async {
@@ -67,7 +67,8 @@ impl Database {
                     // Another process's rows cannot be awaited.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                last = Some(sqlx::query_scalar(question).fetch_one(&mut session).await.expect("read"));
+                let sql = sqlx::AssertSqlSafe(question.to_owned());
+                last = Some(sqlx::query_scalar(sql).fetch_one(&mut session).await.expect("read"));
             }
         };
         if tokio::time::timeout(PATIENCE, asking).await.is_err() {
