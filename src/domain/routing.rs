@@ -45,6 +45,9 @@ pub struct EndpointRoute {
     pub max_in_flight: u16,
     pub content_type: ContentType,
     pub rate_limit: Option<RateLimit>,
+    /// A sealed value of its does not open, so that nothing can be sent to it: its attempts fail as
+    /// CANCELLED, since it is no fault of the endpoint's.
+    pub unopened: bool,
     /// Of all its enabled subscriptions.
     pub patterns: Vec<EventTypePattern>,
 }
@@ -61,21 +64,21 @@ pub struct ProjectRoutes {
     pub project: ProjectId,
     pub version: i64,
     pub paused_policy: PausedPolicy,
+    /// Of what is published on one node; none: no limit.
+    pub publishes_per_second: Option<NonZeroU32>,
     endpoints: HashMap<EndpointId, Arc<EndpointRoute>>,
     owners: HashMap<Arc<str>, Vec<EndpointId>>,
 }
-    /// Of what is published on one node; none: no limit.
-    pub publishes_per_second: Option<NonZeroU32>,
 
 impl ProjectRoutes {
     pub fn new(
         project: ProjectId,
         version: i64,
         paused_policy: PausedPolicy,
+        publishes_per_second: Option<NonZeroU32>,
         routes: impl IntoIterator<Item = EndpointRoute>,
     ) -> Self {
         let mut endpoints = HashMap::new();
-        publishes_per_second: Option<NonZeroU32>,
         let mut owners: HashMap<Arc<str>, Vec<EndpointId>> = HashMap::new();
         for route in routes {
             if let Some(owner) = &route.owner {
@@ -88,6 +91,10 @@ impl ProjectRoutes {
 
     pub fn endpoint(&self, id: EndpointId) -> Option<&Arc<EndpointRoute>> {
         self.endpoints.get(&id)
+    }
+
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<EndpointRoute>> {
+        self.endpoints.values()
     }
 
     /// The targeted endpoints that want this event type, in no particular order.

@@ -1,13 +1,13 @@
 //! The routing table of this process: each project's routes, as new as its transactions demand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 
-use crate::domain::id::ProjectId;
+use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::routing::ProjectRoutes;
 use crate::domain::url_rules::UrlRules;
 use crate::store::{Result, Store};
@@ -36,13 +36,14 @@ pub struct RoutingTable {
     store: Store,
     rules: UrlRules,
     known: ArcSwap<HashMap<ProjectId, Known>>,
-    /// One refresh at a time, so that an older one cannot overwrite a newer.
-    refreshing: Mutex<()>,
+    /// One refresh at a time, so that an older one cannot overwrite a newer. Holds the endpoints whose sealed values do
+    /// not open, since that is told once.
+    refreshing: Mutex<HashSet<EndpointId>>,
 }
 
 impl RoutingTable {
     pub fn new(store: Store, rules: UrlRules) -> Arc<Self> {
-        Arc::new(Self { store, rules, known: ArcSwap::default(), refreshing: Mutex::new(()) })
+        Arc::new(Self { store, rules, known: ArcSwap::default(), refreshing: Mutex::default() })
     }
 
     /// What is known of a project now.
@@ -81,7 +82,7 @@ impl RoutingTable {
     /// Reads a project's routes again. To be awaited after a change was committed and before it is
     /// acknowledged, so that no attempt starts by the old settings after that.
     pub async fn refresh(&self, project: ProjectId, version: i64) -> Result<Option<Arc<ProjectRoutes>>> {
-        let _turn = self.refreshing.lock().await;
+        let mut told = self.refreshing.lock().await;
         if let Some(routes) = self.get(project).filter(|routes| routes.version >= version) {
             return Ok(Some(routes));
         }
@@ -90,6 +91,7 @@ impl RoutingTable {
             let loading = self.store.load_routes(project, &self.rules);
             let fresh = self.store.in_time(LOAD_LONGEST, loading).await?.map(Arc::new);
             if self.keep(project, fresh.clone()) {
+                fresh.iter().for_each(|routes| tell_unopened(routes, &mut told));
                 return Ok(fresh);
             }
             // Read before a newer version was heard of.
@@ -116,5 +118,18 @@ impl RoutingTable {
     /// What is known of a project, read first if nothing is.
     pub async fn known(&self, project: ProjectId) -> Result<Option<Arc<ProjectRoutes>>> {
         self.at_least(project, 0).await
+    }
+}
+
+fn tell_unopened(routes: &ProjectRoutes, told: &mut HashSet<EndpointId>) {
+    for route in routes.endpoints() {
+        if !route.unopened {
+            told.remove(&route.id);
+        } else if told.insert(route.id) {
+            tracing::error!(
+                endpoint = %route.id,
+                "a sealed value of an endpoint does not open; its attempts fail"
+            );
+        }
     }
 }

@@ -128,6 +128,11 @@ async fn attempt(shared: &Shared, job: &ClaimedDelivery) -> Made {
         if !has_turn(&route, job) {
             return Made::NotYet(LaneRule::of(&route));
         }
+        if route.unopened {
+            let detail = "a stored secret of the endpoint cannot be opened";
+            let outcome = AttemptOutcome::unsent(Timestamp::now(), ErrorClass::Cancelled, detail);
+            return Made::finished(finish(&route, job, Vec::new(), outcome));
+        }
         let Some(credentials) = route.credentials.as_ref().filter(|credentials| credentials.need_token())
         else {
             return Made::finished(send(shared, &route, job, None).await);

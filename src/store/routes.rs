@@ -15,6 +15,7 @@ use super::error::{Result, StoreError};
 use super::rows::{Kind, Rows};
 use super::vault::Place;
 use crate::domain::clock::Timestamp;
+use crate::domain::credentials::Credentials;
 use crate::domain::disable::DisablePolicy;
 use crate::domain::endpoint::{ContentType, CustomHeader, EndpointStatus};
 use crate::domain::id::{EndpointId, ProjectId};
@@ -68,9 +69,9 @@ impl Store {
             .ok_or_else(|| StoreError::Corrupt("a project's paused_policy".to_owned()))?;
         let retry: RetryPolicy = policy_of(row.try_get_by_index(2)?)?.unwrap_or_default();
         let disable: DisablePolicy = policy_of(row.try_get_by_index(3)?)?.unwrap_or_default();
-
         let publishes_per_second = limit_of(row.try_get_by_index(4)?);
-        let mut secrets = self.live_secrets(txn, project, Timestamp::now()).await?;
+
+        let mut live = self.live_secrets(txn, project, Timestamp::now()).await?;
         let mut patterns = enabled_patterns(txn, project).await?;
         let sql = "SELECT id, url, owner_id, http_timeout_ms, retry_policy, headers_sealed, status, \
                    disable_policy, max_in_flight, authentication_sealed, client_certificate_sealed, authorities, \
@@ -82,6 +83,9 @@ impl Store {
             let url: String = row.try_get_by_index(1)?;
             let owner: Option<String> = row.try_get_by_index(2)?;
             let url = rules.parse(&url).ok();
+            let sealed = self.open_sealed(project, id, &row, rules)?;
+            let unopened = sealed.is_none() || live.unopened.contains(&id);
+            let (headers, credentials) = sealed.unwrap_or_default();
             routes.push(EndpointRoute {
                 id,
                 owner: owner.map(Into::into),
@@ -90,10 +94,9 @@ impl Store {
                 host: url.as_ref().map(|url| url.host().to_string()).unwrap_or_default().into(),
                 url,
                 timeout: millis(row.try_get_by_index(3)?),
-                headers: self.open_headers(project, id, row.try_get_by_index(5)?)?,
-                credentials: self.credentials_of(project, id, &row, rules)?.map(Arc::new),
+                unopened,
                 signature: policy_of(row.try_get_by_index(13)?)?.unwrap_or_default(),
-                secrets: secrets.remove(&id).unwrap_or_default(),
+                secrets: live.secrets.remove(&id).unwrap_or_default(),
                 retry: policy_of(row.try_get_by_index(4)?)?.unwrap_or_else(|| retry.clone()),
                 disable: policy_of(row.try_get_by_index(7)?)?.unwrap_or(disable),
                 max_in_flight: u16::try_from(row.try_get_by_index::<i32>(8)?).unwrap_or_default(),
@@ -105,6 +108,8 @@ impl Store {
                 content_type: ContentType::from_code(row.try_get_by_index(14)?)
                     .ok_or_else(|| StoreError::Corrupt(format!("the content type of {id}")))?,
                 patterns: patterns.remove(&id).unwrap_or_default(),
+                headers,
+                credentials: credentials.map(Arc::new),
             });
         }
         Ok(Some(ProjectRoutes::new(project, version, policy, publishes_per_second, routes)))
@@ -202,11 +207,11 @@ pub(super) fn rate_of(requests: Option<i32>, per_ms: Option<i64>, burst: Option<
     })
 }
 
-pub(super) fn millis(stored: i32) -> Duration {
-    Duration::from_millis(u64::try_from(stored).unwrap_or_default())
-}
 /// A limit; none where its column is NULL.
 pub(super) fn limit_of(stored: Option<i32>) -> Option<NonZeroU32> {
     NonZeroU32::new(u32::try_from(stored?).ok()?)
 }
 
+pub(super) fn millis(stored: i32) -> Duration {
+    Duration::from_millis(u64::try_from(stored).unwrap_or_default())
+}

@@ -1,6 +1,6 @@
 //! Signing secrets of endpoints, sealed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, QueryResult, Statement};
 use uuid::Uuid;
@@ -14,6 +14,14 @@ use crate::domain::id::{EndpointId, ProjectId, SecretId};
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::rotation::SecretInfo;
 use crate::domain::secret::{LiveSecret, PublicKey, SecretKind, SigningSecret};
+
+/// What endpoints sign with.
+#[derive(Default)]
+pub(super) struct LiveSecrets {
+    pub secrets: HashMap<EndpointId, Vec<LiveSecret>>,
+    /// Endpoints with one that does not open.
+    pub unopened: HashSet<EndpointId>,
+}
 
 const COLUMNS: &str = "id, endpoint_id, kind, sealed, created_at, expires_at";
 
@@ -155,7 +163,7 @@ impl Store {
         txn: &DatabaseTransaction,
         project: ProjectId,
         now: Timestamp,
-    ) -> Result<HashMap<EndpointId, Vec<LiveSecret>>> {
+    ) -> Result<LiveSecrets> {
         let sql = "SELECT id, endpoint_id, kind, sealed, expires_at FROM secrets \
                    WHERE project_id = $1 AND (expires_at IS NULL OR expires_at > $2) \
                    ORDER BY CASE WHEN expires_at IS NULL THEN 0 ELSE 1 END, id DESC";
@@ -173,26 +181,28 @@ impl Store {
         let values = [project.uuid().into(), endpoint.uuid().into(), now.into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let mut live = self.live(project, self.reader().query_all_raw(statement).await?)?;
-        Ok(live.remove(&endpoint).unwrap_or_default())
+        if live.unopened.contains(&endpoint) {
+            return Err(StoreError::Sealed("secrets".to_owned()));
+        }
+        Ok(live.secrets.remove(&endpoint).unwrap_or_default())
     }
 
-    fn live(
-        &self,
-        project: ProjectId,
-        rows: Vec<QueryResult>,
-    ) -> Result<HashMap<EndpointId, Vec<LiveSecret>>> {
-        let mut live: HashMap<EndpointId, Vec<LiveSecret>> = HashMap::new();
+    fn live(&self, project: ProjectId, rows: Vec<QueryResult>) -> Result<LiveSecrets> {
+        let mut live = LiveSecrets::default();
         for row in rows {
             let id = SecretId::from_uuid(row.try_get_by_index(0)?);
-            let endpoint: Uuid = row.try_get_by_index(1)?;
+            let endpoint = EndpointId::from_uuid(row.try_get_by_index(1)?);
             let sealed: Vec<u8> = row.try_get_by_index(3)?;
-            let secret = self.open_secret(project, id, row.try_get_by_index(2)?, &sealed)?;
             let expires_at = row.try_get_by_index::<Option<i64>>(4)?.map(Timestamp::from_millis);
-            live.entry(EndpointId::from_uuid(endpoint)).or_default().push(LiveSecret {
-                id,
-                secret,
-                expires_at,
-            });
+            match self.open_secret(project, id, row.try_get_by_index(2)?, &sealed) {
+                Ok(secret) => {
+                    live.secrets.entry(endpoint).or_default().push(LiveSecret { id, secret, expires_at });
+                }
+                Err(StoreError::Sealed(_) | StoreError::Corrupt(_)) => {
+                    live.unopened.insert(endpoint);
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(live)
     }

@@ -47,6 +47,7 @@ mod readiness;
 mod retry;
 mod rotation;
 mod rotation_live;
+mod sealed;
 mod shutdown;
 mod signing;
 mod stale;
