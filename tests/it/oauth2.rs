@@ -7,12 +7,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hawser_client::pb::authentication::Method;
 use hawser_client::pb::o_auth2::Client;
+use hawser_client::pb::publish_event_request::Target;
 use hawser_client::{field_violations, pb};
 use serde_json::{Value, json};
 
 use crate::support::token_server::{ClientKey, TokenServer, form};
-use crate::support::world::quick_retries;
-use crate::support::{Database, Receiver, Reply, World, on_both};
+use crate::support::world::{publish, quick_retries};
+use crate::support::{Database, Receiver, Reply, World, in_time, on_both};
 
 on_both!(
     a_shared_secret_is_sent_in_the_body_or_by_http_basic,
@@ -150,20 +151,55 @@ async fn a_thousand_deliveries_make_one_token_request(database: Database) {
     let tokens = TokenServer::granting(json!(3600)).await;
     let asked = oauth2(tokens.url(), shared("secret", false));
     let (made, _) = world.create(endpoint(receiver.url("/"), asked), &["*"]).await;
-    let client = &world.client;
-    for _ in 0..10 {
+    publish_many(&world.client, &made, 1000).await;
+    receiver.wait_for_count(1000).await;
+    assert!(bearers(&receiver).iter().all(|bearer| bearer == "Bearer token-0"));
+    assert_eq!(tokens.requests(), 1);
+}
+
+/// So many events, in as few calls as may be.
+async fn publish_many(client: &hawser_client::Client, endpoint: &pb::Endpoint, count: usize) {
+    for _ in 0..count / 100 {
         let events = (0..100).map(|_| pb::PublishEventRequest {
             event_type: "test.event".to_owned(),
-            target: Some(pb::publish_event_request::Target::EndpointId(made.id.clone())),
+            target: Some(Target::EndpointId(endpoint.id.clone())),
             payload: b"{}".to_vec().into(),
             ..Default::default()
         });
         let request = pb::BatchPublishEventsRequest { requests: events.collect(), ..Default::default() };
         client.events().batch_publish_events(request).await.expect("published");
     }
-    receiver.wait_for_count(1000).await;
-    assert!(bearers(&receiver).iter().all(|bearer| bearer == "Bearer token-0"));
-    assert_eq!(tokens.requests(), 1);
+}
+
+/// However the deliveries are spread over three nodes, each node asks once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_deliveries_make_one_token_request_per_node() {
+    in_time(async {
+        let world = World::new(Database::postgres().await).await;
+        let nodes = [world.server.join().await, world.server.join().await];
+        let receiver = Receiver::ok().await;
+        let tokens = TokenServer::granting(json!(3600)).await;
+        let asked = oauth2(tokens.url(), shared("secret", false));
+        let (made, _) = world.create(endpoint(receiver.url("/"), asked), &["*"]).await;
+        let clients =
+            [world.client.clone(), world.client_of(&nodes[0]).await, world.client_of(&nodes[1]).await];
+        let mut sent = 0;
+        // A node's first event goes straight to its own lane, so each node sends at least one.
+        for client in &clients {
+            publish(client, Target::EndpointId(made.id.clone()), b"{}", "").await.expect("published");
+            sent += 1;
+            receiver.wait_for_count(sent).await;
+        }
+        for client in &clients {
+            publish_many(client, &made, 400).await;
+            sent += 400;
+        }
+        receiver.wait_for_count(sent).await;
+        let used: HashSet<String> = bearers(&receiver).into_iter().collect();
+        let expected = [0, 1, 2].map(|number| format!("Bearer token-{number}"));
+        assert_eq!((used, tokens.requests()), (expected.into(), 3));
+    })
+    .await;
 }
 
 async fn a_token_is_refreshed_before_it_ends(database: Database) {

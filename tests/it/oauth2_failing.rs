@@ -7,11 +7,16 @@ use hawser_client::pb;
 use serde_json::{Value, json};
 
 use crate::oauth2::{endpoint, oauth2, shared};
+use crate::support::failing::{get, until_endpoint};
 use crate::support::token_server::{TokenServer, reply};
 use crate::support::world::quick_retries;
 use crate::support::{Database, Receiver, Reply, World, on_both};
 
-on_both!(waiting_deliveries_lose_no_attempt, bad_answers_are_failed_attempts);
+on_both!(
+    waiting_deliveries_lose_no_attempt,
+    a_probe_does_not_wait_for_the_token_server,
+    bad_answers_are_failed_attempts,
+);
 
 async fn waiting_deliveries_lose_no_attempt(database: Database) {
     let world = World::new(database).await;
@@ -55,6 +60,47 @@ async fn waiting_deliveries_lose_no_attempt(database: Database) {
     for (pair, rest) in times.windows(2).zip([1, 2, 4]) {
         assert!(pair[1] - pair[0] >= Duration::from_secs(rest), "{times:?}");
     }
+}
+
+/// A probe is one attempt, now: where no token may be fetched yet it fails, and the endpoint does not rest in PENDING.
+async fn a_probe_does_not_wait_for_the_token_server(database: Database) {
+    let world = World::new(database).await;
+    let receiver = Receiver::scripted(|_, before| Reply::status([410, 204][before.min(1)])).await;
+    let tokens = TokenServer::granting(json!(3600)).await;
+    let asked = oauth2(tokens.url(), shared("secret", false));
+    let (made, _) = world.create(endpoint(receiver.url("/"), asked), &["*"]).await;
+    let event = world.publish_to(&made, b"{}").await.event_id;
+    let delivery = world.settled_deliveries_of(&event).await.remove(0);
+    assert_eq!(get(&world, &made.id).await.status(), pb::EndpointStatus::Inactive, "its receiver is gone");
+    tokens.fail(true);
+    // Other credentials, so that there is no token.
+    let changed = endpoint(receiver.url("/"), oauth2(tokens.url(), shared("other", false)));
+    let request = pb::UpdateEndpointRequest {
+        endpoint: Some(pb::Endpoint { id: made.id.clone(), ..changed }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["authentication".to_owned()] }),
+        ..Default::default()
+    };
+    world.client.endpoints().update_endpoint(request).await.expect("updated");
+    let mut watch = world.watch().await;
+    let request = pb::RetryDeliveryRequest { delivery_id: delivery.id.clone(), ..Default::default() };
+    let mut probed = 0;
+    // The first that finds no token asks for one; with each that fails there is more time to come before the next may.
+    loop {
+        world.client.deliveries().retry_delivery(request.clone()).await.expect("INACTIVE");
+        let told = until_endpoint(&mut watch, &made.id, pb::EndpointChangeType::Disabled).await;
+        assert_eq!(told.status(), pb::EndpointStatus::Inactive);
+        probed += 1;
+        let attempts = world.attempts_of(&delivery.id).await;
+        assert_eq!(attempts.len(), 1 + probed, "each probe is one attempt");
+        let last = attempts.last().expect("an attempt");
+        assert_eq!(last.error_class(), pb::ErrorClass::Auth);
+        if last.error_detail == "no token: the token server failed a moment ago" {
+            break;
+        }
+        assert_eq!(last.error_detail, "no token: answered 503");
+    }
+    let delivery = world.deliveries_of(&event).await.remove(0);
+    assert_eq!((delivery.status(), receiver.seen().len()), (pb::DeliveryStatus::Failed, 1));
 }
 
 async fn bad_answers_are_failed_attempts(database: Database) {
