@@ -116,8 +116,8 @@ pub struct Options {
     #[arg(long, value_name = "FILE", env = "HAWSER_CA_FILE")]
     pub ca_file: Option<PathBuf>,
 
-    /// An HTTP proxy that every outbound connection goes through (CONNECT), such as http://10.0.0.1:3128
-    #[arg(long, value_name = "URL", env = "HAWSER_EGRESS_PROXY")]
+    /// An HTTP proxy that every outbound connection goes through (CONNECT), `http://[USER:PASSWORD@]HOST:PORT`
+    #[arg(long, value_name = "URL", env = "HAWSER_EGRESS_PROXY", hide_env_values = true)]
     pub egress_proxy: Option<String>,
 
     /// Accept new and changed endpoints without asking whether they answer

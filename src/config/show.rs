@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::{Args, Command};
 
 use super::{DatabaseUrl, Options};
+use crate::dispatch::EgressProxy;
 
 /// Who said it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,10 @@ fn table(options: &Options) -> anyhow::Result<toml::Table> {
         Ok(place) => place.to_string(),
         Err(_) => REDACTED.to_owned(),
     });
+    options.egress_proxy = options.egress_proxy.map(|url| match url.parse::<EgressProxy>() {
+        Ok(proxy) => proxy.to_string(),
+        Err(_) => REDACTED.to_owned(),
+    });
     options.master_key = options.master_key.map(|_| REDACTED.to_owned());
     options.operator_key = options.operator_key.map(|_| REDACTED.to_owned());
     toml::Table::try_from(&options).context("the settings cannot be written as TOML")
@@ -91,6 +96,7 @@ mod tests {
             slots: Some(7),
             store: Some("postgres://me:canary@db/hawser?password=canary".to_owned()),
             master_key: Some(key),
+            egress_proxy: Some("http://me:canary@proxy:3128".to_owned()),
             ..Options::default()
         };
         let file = Options {
@@ -101,7 +107,7 @@ mod tests {
         };
         let source = |name: &str| if name == "slots" { Source::Flag } else { Source::Environment };
         let source = |name: &str| match name {
-            "slots" | "store" | "master_key" => source(name),
+            "slots" | "store" | "master_key" | "egress_proxy" => source(name),
             _ => Source::Other,
         };
         let shown = show(&given, &file, source).expect("shown");
@@ -109,6 +115,7 @@ mod tests {
             "slots = 7  # flag",
             "store = \"postgres://db:5432/hawser\"  # environment",
             "allow-net = [\"10.0.0.0/8\"]  # file",
+            "egress-proxy = \"http://proxy:3128\"  # environment",
             "operator-key = \"[redacted]\"  # file",
             "drain = 25  # default",
             "# tls-cert is not set",

@@ -3,14 +3,20 @@
 //! The proxy itself is the operator's, and is dialled whatever its address. It is told the address and not the name,
 //! so that what was checked is what is reached.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use crate::domain::attempt::ErrorClass;
+use crate::domain::secret::SecretText;
 
 /// A proxy's answer is its head alone.
 const HEAD_MAX: usize = 8 * 1024;
@@ -20,11 +26,13 @@ const HEAD_MAX: usize = 8 * 1024;
 pub struct EgressProxy {
     host: String,
     port: u16,
+    /// What `proxy-authorization` says, where the URL has a user and a password.
+    authorization: Option<SecretText>,
 }
 
 /// Why a text names no proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be http://HOST:PORT")]
+#[error("must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT")]
 pub struct InvalidProxy;
 
 impl FromStr for EgressProxy {
@@ -33,12 +41,40 @@ impl FromStr for EgressProxy {
     fn from_str(text: &str) -> Result<Self, InvalidProxy> {
         let url = url::Url::parse(text).map_err(|_| InvalidProxy)?;
         let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-        if url.scheme() != "http" || !is_bare || !url.username().is_empty() || url.password().is_some() {
+        if url.scheme() != "http" || !is_bare {
             return Err(InvalidProxy);
         }
         let host = url.host_str().ok_or(InvalidProxy)?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port: url.port_or_known_default().ok_or(InvalidProxy)? })
+        let port = url.port_or_known_default().ok_or(InvalidProxy)?;
+        Ok(Self { host, port, authorization: authorization(&url)? })
+    }
+}
+
+/// HTTP Basic, by the user and password of a URL.
+fn authorization(url: &url::Url) -> Result<Option<SecretText>, InvalidProxy> {
+    let (user, password) = match (url.username(), url.password()) {
+        ("", None) => return Ok(None),
+        ("", Some(_)) | (_, None) => return Err(InvalidProxy),
+        (user, Some(password)) => (percent_decode_str(user), percent_decode_str(password)),
+    };
+    let mut pair = Zeroizing::new(user.collect::<Vec<u8>>());
+    // It would end the user's name.
+    if pair.contains(&b':') {
+        return Err(InvalidProxy);
+    }
+    pair.push(b':');
+    pair.extend(password);
+    Ok(Some(SecretText::new(format!("Basic {}", STANDARD.encode(&*pair)))))
+}
+
+impl fmt::Display for EgressProxy {
+    /// Without credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "http://[{}]:{}", self.host, self.port),
+            false => write!(f, "http://{}:{}", self.host, self.port),
+        }
     }
 }
 
@@ -61,7 +97,13 @@ impl EgressProxy {
             Failure::new(ErrorClass::Connect, "the egress proxy cannot be reached")
         };
         let mut stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(lost)?;
-        let request = format!("CONNECT {address} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        let mut request = Zeroizing::new(format!("CONNECT {address} HTTP/1.1\r\nhost: {address}\r\n"));
+        if let Some(authorization) = &self.authorization {
+            request.push_str("proxy-authorization: ");
+            request.push_str(authorization.expose());
+            request.push_str("\r\n");
+        }
+        request.push_str("\r\n");
         stream.write_all(request.as_bytes()).await.map_err(lost)?;
         let head = read_head(&mut stream).await.map_err(lost)?;
         // `HTTP/1.1 200 Connection established`
@@ -92,20 +134,33 @@ mod tests {
 
     #[test]
     fn urls_are_read_strictly() {
-        let proxy: EgressProxy = "http://proxy.internal:3128".parse().expect("a proxy");
-        assert_eq!(proxy, EgressProxy { host: "proxy.internal".to_owned(), port: 3128 });
-        let proxy: EgressProxy = "http://[fd00::1]".parse().expect("a proxy");
-        assert_eq!(proxy, EgressProxy { host: "fd00::1".to_owned(), port: 80 });
+        let bare = |host: &str, port| EgressProxy { host: host.to_owned(), port, authorization: None };
+        let read = |text: &str| text.parse::<EgressProxy>().expect("a proxy");
+        assert_eq!(read("http://proxy.internal:3128"), bare("proxy.internal", 3128));
+        assert_eq!(read("http://[fd00::1]"), bare("fd00::1", 80));
+        assert_eq!(read("http://[fd00::1]").to_string(), "http://[fd00::1]:80");
         for text in [
             "",
             "proxy:3128",
             "https://proxy:3128",
             "http://proxy:3128/path",
             "http://proxy/?q",
-            "http://me:secret@proxy:3128",
+            "http://me@proxy:3128",
+            "http://:secret@proxy:3128",
+            "http://m%3ae:secret@proxy:3128",
             "socks5://p:1",
         ] {
             assert_eq!(text.parse::<EgressProxy>(), Err(InvalidProxy), "{text:?}");
         }
+    }
+
+    #[test]
+    fn credentials_are_sent_as_they_were_meant_and_never_shown() {
+        let proxy: EgressProxy = "http://m%C3%A9:p%40ss:word@proxy:3128".parse().expect("a proxy");
+        let sent = proxy.authorization.as_ref().map(SecretText::expose).expect("credentials");
+        let sent = STANDARD.decode(sent.strip_prefix("Basic ").expect("Basic")).expect("base64");
+        assert_eq!(String::from_utf8(sent).expect("text"), "mé:p@ss:word");
+        assert_eq!(proxy.to_string(), "http://proxy:3128");
+        assert!(!format!("{proxy:?}").contains("Basic"), "{proxy:?}");
     }
 }
