@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::uptime::Uptime;
 use super::writer::chain;
 use crate::domain::id::LeaseId;
 use crate::store::{Lease, Result, Store};
@@ -35,8 +35,9 @@ pub struct Keeper {
 
 struct State {
     id: LeaseId,
-    /// Counted from before the renewal was asked for, so never later than the database counts.
-    send_until: Instant,
+    /// Counted from before the renewal was asked for, and through any sleep of the machine, so never later than the
+    /// database counts.
+    send_until: Uptime,
     given_up: bool,
     /// Leases of this process that were given up and may still hold claims.
     old: Vec<LeaseId>,
@@ -45,7 +46,7 @@ struct State {
 impl Keeper {
     /// Takes the first lease and frees what dead processes hold.
     pub async fn start(store: &Store, node: &str, life: Duration) -> Result<Arc<Self>> {
-        let asked = Instant::now();
+        let asked = Uptime::now();
         let lease = store.take_lease(node, life).await?;
         match store.free_dead_leases(lease.id).await {
             Ok(0) => {}
@@ -54,7 +55,7 @@ impl Keeper {
             // Another process may be busy with the same; the next round looks again.
             Err(error) => tracing::warn!(error = chain(&error), "looking for dead processes failed"),
         }
-        let send_until = asked + life - margin(life);
+        let send_until = asked.plus(life - margin(life));
         let state = State { id: lease.id, send_until, given_up: false, old: Vec::new() };
         Ok(Arc::new(Self {
             life,
@@ -77,19 +78,19 @@ impl Keeper {
     /// Whether an attempt under this claim's lease may start now.
     pub fn may_send(&self, claimed_under: LeaseId) -> bool {
         let state = self.state();
-        state.id == claimed_under && Instant::now() < state.send_until
+        state.id == claimed_under && Uptime::now() < state.send_until
     }
 
     /// For how long attempts may still start without a renewal.
     pub fn left(&self) -> Duration {
-        self.state().send_until.saturating_duration_since(Instant::now())
+        self.state().send_until.since(Uptime::now())
     }
 
     /// From now on nothing is sent under this lease, and a new one is taken.
     pub fn give_up(&self, lease: LeaseId) {
         let mut state = self.state();
         if state.id == lease && !state.given_up {
-            state.send_until = Instant::now();
+            state.send_until = Uptime::now();
             state.given_up = true;
             drop(state);
             self.given_up.notify_one();
@@ -100,18 +101,18 @@ impl Keeper {
         self.state().given_up
     }
 
-    fn renewed(&self, asked: Instant) {
+    fn renewed(&self, asked: Uptime) {
         let mut state = self.state();
         if !state.given_up {
-            state.send_until = asked + self.life - margin(self.life);
+            state.send_until = asked.plus(self.life - margin(self.life));
         }
     }
 
-    fn replaced(&self, id: LeaseId, asked: Instant) {
+    fn replaced(&self, id: LeaseId, asked: Uptime) {
         let mut state = self.state();
         let old = std::mem::replace(&mut state.id, id);
         state.old.push(old);
-        state.send_until = asked + self.life - margin(self.life);
+        state.send_until = asked.plus(self.life - margin(self.life));
         state.given_up = false;
         drop(state);
         self.old.notify_one();
@@ -130,7 +131,7 @@ impl Keeper {
         if !self.is_given_up()
             && let Some(lease) = held.as_mut()
         {
-            let asked = Instant::now();
+            let asked = Uptime::now();
             if store.renew_lease(lease).await? {
                 self.renewed(asked);
                 return Ok(());
@@ -142,7 +143,7 @@ impl Keeper {
             tracing::warn!(lease = %lease.id, "the lease is given up, and with it what it held");
         }
         drop(shared.lanes.clear());
-        let asked = Instant::now();
+        let asked = Uptime::now();
         let fresh = store.take_lease(node, self.life).await?;
         self.replaced(fresh.id, asked);
         *held = Some(fresh);

@@ -35,6 +35,7 @@ mod trim;
 mod turn;
 mod upkeep;
 mod versions;
+mod uptime;
 mod worker;
 mod writer;
 

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::RoutingTable;
+use super::uptime::Uptime;
 use super::writer::chain;
 use crate::domain::id::ProjectId;
 use crate::store::{Result, Store};
@@ -24,21 +24,21 @@ const CONFIRMED: Duration = Duration::from_secs(5);
 /// When the routing table was last known to be current.
 pub struct Versions {
     /// Counted from before the database was asked; none at all where it need not be.
-    confirmed_at: Option<Mutex<Instant>>,
+    confirmed_at: Option<Mutex<Uptime>>,
     bell: Notify,
 }
 
 impl Versions {
     pub fn new(store: &Store) -> Arc<Self> {
-        let confirmed_at = (!store.has_single_writer()).then(|| Mutex::new(Instant::now()));
+        let confirmed_at = (!store.has_single_writer()).then(|| Mutex::new(Uptime::now()));
         Arc::new(Self { confirmed_at, bell: Notify::new() })
     }
 
     /// Whether attempts may go by the routing table.
     pub fn are_confirmed(&self) -> bool {
-        self.confirmed_at
-            .as_ref()
-            .is_none_or(|at| at.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < CONFIRMED)
+        self.confirmed_at.as_ref().is_none_or(|at| {
+            Uptime::now().since(*at.lock().unwrap_or_else(PoisonError::into_inner)) < CONFIRMED
+        })
     }
 
     /// A project's routes changed somewhere.
@@ -46,7 +46,7 @@ impl Versions {
         self.bell.notify_one();
     }
 
-    fn confirm(&self, at: Instant) {
+    fn confirm(&self, at: Uptime) {
         if let Some(confirmed_at) = &self.confirmed_at {
             *confirmed_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
         }
@@ -64,7 +64,7 @@ pub async fn run(store: Store, routing: Arc<RoutingTable>, versions: Arc<Version
             () = versions.bell.notified() => {}
             () = stop.cancelled() => return,
         }
-        let asked = Instant::now();
+        let asked = Uptime::now();
         let outdated = match store.in_time(CONFIRMED, outdate(&store, &routing)).await {
             Ok(outdated) => outdated,
             Err(error) => {
