@@ -48,6 +48,11 @@ impl Breakers {
         self.count.load(Ordering::Acquire) > 0 && self.lock().open.contains(&endpoint)
     }
 
+    /// How many are open.
+    pub fn known_open(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
     pub fn open(&self, endpoint: EndpointId) {
         let mut state = self.lock();
         if state.open.insert(endpoint) {

@@ -38,6 +38,7 @@ pub async fn run(
             engine.events_waiting.set(count(INGEST_QUEUE.saturating_sub(publishes.capacity())));
         }
         engine.lease_seconds.set(shared.keeper.left().as_secs_f64());
+        engine.breakers_open.set(count(shared.breakers.known_open()));
         engine.egress_failing.set(i64::from(shared.guard.egress_failing()));
         metrics.database.pools(&store.pool_use());
         if rounds.next() == Some(0) {

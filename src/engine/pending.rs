@@ -65,8 +65,14 @@ pub async fn run(store: Store, shared: Arc<Shared>, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         let started = Instant::now();
-        match store.in_time(COUNT_LONGEST, store.pending_by_project()).await {
-            Ok(counted) => *shared.pending.known() = counted,
+        match store.in_time(COUNT_LONGEST, store.count_pending()).await {
+            Ok(counted) => {
+                let engine = &shared.metrics.engine;
+                engine.waiting("paused", counted.paused);
+                engine.waiting("breaker", counted.breaker);
+                engine.waiting("rate_limit", counted.rate_limit);
+                *shared.pending.known() = counted.by_project;
+            }
             Err(error) => tracing::warn!(error = chain(&error), "pending deliveries could not be counted"),
         }
         pause = ROUND.max(started.elapsed() * REST);

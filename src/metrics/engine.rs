@@ -54,6 +54,7 @@ pub struct EngineMetrics {
     pub outcomes_waiting: Gauge,
     pub events_waiting: Gauge,
     pub lease_seconds: Gauge<f64, AtomicU64>,
+    pub breakers_open: Gauge,
     /// 1 while the fault is taken to be on our side of the network.
     pub egress_failing: Gauge,
 }
@@ -78,6 +79,7 @@ impl EngineMetrics {
             outcomes_waiting: Gauge::default(),
             events_waiting: Gauge::default(),
             lease_seconds: Gauge::default(),
+            breakers_open: Gauge::default(),
             egress_failing: Gauge::default(),
         };
         metrics.register(registry);
@@ -117,6 +119,11 @@ impl EngineMetrics {
         );
         registry.register("outcomes_waiting", "Outcomes not yet written", self.outcomes_waiting.clone());
         registry.register("events_waiting", "Events that wait for their commit", self.events_waiting.clone());
+        registry.register(
+            "breakers_open",
+            "Endpoints to which sending rests after failures in a row",
+            self.breakers_open.clone(),
+        );
         registry.register(
             "egress_failing",
             "1 while most endpoints fail without an answer, so that none is switched off",
@@ -161,7 +168,8 @@ impl EngineMetrics {
         self.turn_seconds.observe(took.as_secs_f64());
     }
 
-    /// How many deliveries are `due`, in `lanes` or `in_flight`.
+    /// How many deliveries are `due`, in `lanes` or `in_flight`; or kept from being due: `paused`, `breaker`,
+    /// `rate_limit`.
     pub fn waiting(&self, state: &'static str, deliveries: u64) {
         let deliveries = i64::try_from(deliveries).unwrap_or(i64::MAX);
         self.queue.get_or_create(&StateLabel { state }).set(deliveries);

@@ -2,14 +2,24 @@
 
 use std::collections::HashMap;
 
-use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
 use super::error::{Result, StoreError};
+use super::outcomes::{PARKED_BREAKER, PARKED_PAUSED, PARKED_RATE};
 use super::{Store, now_sql};
 use crate::domain::id::ProjectId;
 
 /// More than these are not counted, so that a long queue is not made longer by counting it.
 pub const COUNTED_MAX: u64 = 10_000;
+
+/// Open deliveries: how many each project has, and how many are kept from being due, by what.
+#[derive(Debug, Default)]
+pub struct PendingCount {
+    pub by_project: HashMap<ProjectId, u64>,
+    pub paused: u64,
+    pub breaker: u64,
+    pub rate_limit: u64,
+}
 
 /// The unclaimed part of the queue.
 #[derive(Clone, Copy, Debug)]
@@ -36,16 +46,23 @@ impl Store {
         Ok(QueueGauges { due: not_negative(due), oldest_due_ms: not_negative(oldest.unwrap_or(0)) })
     }
 
-    /// Open deliveries of each project.
-    pub async fn pending_by_project(&self) -> Result<HashMap<ProjectId, u64>> {
-        let sql = "SELECT project_id, COUNT(*) FROM queue GROUP BY project_id";
+    /// Counts the open deliveries. One look through the queue, however much of it is open.
+    pub async fn count_pending(&self) -> Result<PendingCount> {
+        let sql = "SELECT project_id, parked, COUNT(*) FROM queue GROUP BY project_id, parked";
         let statement = Statement::from_string(self.backend(), sql);
-        let rows = self.reader().query_all_raw(statement).await?;
-        let read = |row: &QueryResult| {
-            let (project, count): (uuid::Uuid, i64) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
-            Ok((ProjectId::from_uuid(project), u64::try_from(count).unwrap_or(0)))
-        };
-        rows.iter().map(read).collect()
+        let mut count = PendingCount::default();
+        for row in self.reader().query_all_raw(statement).await? {
+            let project = ProjectId::from_uuid(row.try_get_by_index(0)?);
+            let deliveries = u64::try_from(row.try_get_by_index::<i64>(2)?).unwrap_or(0);
+            *count.by_project.entry(project).or_default() += deliveries;
+            match row.try_get_by_index(1)? {
+                PARKED_PAUSED => count.paused += deliveries,
+                PARKED_BREAKER => count.breaker += deliveries,
+                PARKED_RATE => count.rate_limit += deliveries,
+                _ => {}
+            }
+        }
+        Ok(count)
     }
 
     /// Connections of each pool: its name, how many are open, how many of them idle.

@@ -53,7 +53,7 @@ pub use due::Due;
 pub use endpoints::snapshot;
 pub use error::{Result, StoreError};
 pub use expansions::ExpansionStep;
-pub use gauges::QueueGauges;
+pub use gauges::{PendingCount, QueueGauges};
 pub use health::{Aftermath, FailureRules};
 pub use ingest::{FIRST_TOKEN, FirstUse, Footing, NewDelivery, NewEvent};
 pub use lease::Lease;

@@ -60,6 +60,7 @@ impl Hold {
     }
 }
 
+pub(super) const PARKED_PAUSED: i16 = Hold::Paused.code();
 pub(super) const PARKED_BREAKER: i16 = Hold::Breaker.code();
 pub(super) const PARKED_PROBE: i16 = Hold::Probe.code();
 pub(super) const PARKED_RATE: i16 = Hold::Rate.code();

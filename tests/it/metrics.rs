@@ -4,10 +4,11 @@ use std::collections::HashSet;
 
 use hawser_client::pb;
 
+use crate::support::failing::{linear, world_with};
 use crate::support::world::until;
 use crate::support::{Database, PATIENCE, Receiver, Reply, World, on_both, web};
 
-on_both!(known_work_gives_known_numbers);
+on_both!(known_work_gives_known_numbers, work_that_is_kept_is_counted_by_what_keeps_it);
 
 /// One series' value.
 fn value(text: &str, series: &str) -> Option<f64> {
@@ -85,5 +86,48 @@ async fn known_work_gives_known_numbers(database: Database) {
     for name in names {
         let name = name.strip_prefix("hawser_").expect("our prefix");
         assert!(table.contains(&format!("`{name}`")), "docs/operations.md lacks {name}");
+    }
+}
+
+async fn work_that_is_kept_is_counted_by_what_keeps_it(database: Database) {
+    let arguments = ["--breaker-failures", "2", "--breaker-pause", "3600"];
+    let world = world_with(database, pb::PausedPolicy::Hold, &arguments).await;
+    let receiver = Receiver::scripted(|_, _| Reply::status(500)).await;
+    let endpoint = |path: &str| pb::Endpoint {
+        url: receiver.url(path),
+        retry_policy: Some(linear(10, 10)),
+        ..Default::default()
+    };
+    let (failing, _) = world.create(endpoint("/failing"), &["*"]).await;
+    let (paused, _) = world.create(endpoint("/paused"), &["*"]).await;
+    let slow = pb::RateLimit {
+        requests: 1,
+        per: Some(prost_types::Duration { seconds: 3600, nanos: 0 }),
+        ..Default::default()
+    };
+    let (limited, _) =
+        world.create(pb::Endpoint { rate_limit: Some(slow), ..endpoint("/limited") }, &["*"]).await;
+    let pause = pb::PauseEndpointRequest { endpoint_id: paused.id.clone(), ..Default::default() };
+    world.client.endpoints().pause_endpoint(pause).await.expect("paused");
+    reaches(&world, "hawser_breakers_open", 0.0).await;
+    for _ in 0..3 {
+        world.publish_to(&paused, b"{}").await;
+        world.publish_to(&failing, b"{}").await;
+    }
+    // The first has a slot at once, and its retry waits for the next with the other two.
+    for _ in 0..3 {
+        world.publish_to(&limited, b"{}").await;
+    }
+    reaches(&world, "hawser_breakers_open", 1.0).await;
+    for (state, expected) in [("paused", 3.0), ("breaker", 3.0), ("rate_limit", 3.0)] {
+        reaches(&world, &format!("hawser_deliveries_waiting{{state=\"{state}\"}}"), expected).await;
+    }
+    for id in [&failing.id, &paused.id, &limited.id] {
+        let delete = pb::DeleteEndpointRequest { endpoint_id: id.clone(), ..Default::default() };
+        world.client.endpoints().delete_endpoint(delete).await.expect("deleted");
+    }
+    reaches(&world, "hawser_breakers_open", 0.0).await;
+    for state in ["paused", "breaker", "rate_limit"] {
+        reaches(&world, &format!("hawser_deliveries_waiting{{state=\"{state}\"}}"), 0.0).await;
     }
 }
