@@ -40,6 +40,7 @@ mod ping;
 mod poison;
 mod policies;
 mod probe;
+mod print_config;
 mod project_limits;
 mod publish_stream;
 mod rates;
