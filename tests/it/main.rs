@@ -47,6 +47,7 @@ mod rates;
 mod readiness;
 mod retry;
 mod rotation;
+mod rollups;
 mod rotation_live;
 mod sealed;
 mod shutdown;

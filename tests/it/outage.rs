@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hawser_client::pb::publish_event_request::Target;
+use hawser_client::pb::watch_request::Start;
 use hawser_client::{Client, pb};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use tokio::sync::Mutex;
 use tonic::Code;
 
 use crate::support::world::publish;
-use crate::support::{Database, Proxy, Receiver, World, in_time, pass_time, tier};
+use crate::support::{Database, Proxy, Receiver, World, feed, in_time, pass_time, tier};
 
 /// Publishes from several tasks, each event until it is acknowledged, until it is stopped.
 struct Load {
@@ -141,6 +142,73 @@ async fn connections_that_fall_silent_are_given_up() {
         // The kernel would give the connections up long after the test has.
         receiver.wait_for_count(before + 1).await;
         load.end(&receiver).await;
+    })
+    .await;
+}
+
+/// The server of PostgreSQL turns read-only, as when it became a standby: that passes, and is no refusal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_turned_read_only_is_away() {
+    in_time(async {
+        let world = World::new(Database::postgres().await).await;
+        let receiver = Receiver::ok().await;
+        let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "").await;
+        let database = world.server.database();
+        let (mut admin, name) = (database.admin_session().await, database.name());
+        let load = Load::start(std::slice::from_ref(&world.client), &endpoint);
+        receiver.wait_for_count(100).await;
+        for read_only in [true, false] {
+            let set = format!("ALTER DATABASE {name} SET default_transaction_read_only = {read_only}");
+            admin.execute(AssertSqlSafe(set)).await.expect("set");
+            cut_all(&mut admin, name).await;
+            // The load's publishers take no answer but UNAVAILABLE.
+            let refused = load.refused.load(Ordering::Relaxed);
+            while read_only && load.refused.load(Ordering::Relaxed) < refused + 50 {
+                pass_time(Duration::from_millis(20)).await;
+            }
+        }
+        let before = receiver.seen().len();
+        receiver.wait_for_count(before + 100).await;
+        load.end(&receiver).await;
+    })
+    .await;
+}
+
+/// The connection on which the change log is being read falls silent: watchers are told of what comes after all the
+/// same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_go_on_after_their_readers_connection_fell_silent() {
+    in_time(async {
+        let mut world = World::new(Database::postgres().await).await;
+        let proxy = Proxy::before(world.server.database().url().expect("PostgreSQL")).await;
+        let node = world.server.join_through(proxy.url()).await;
+        world.server.terminate().await;
+        let client = world.client_of(&node).await;
+        let now = feed::from(Start::Now(pb::StartNow {}));
+        let mut stream = feed::open(&node.address(), &world.key, now).await.expect("a stream");
+        feed::message(&mut stream).await;
+        let mut session = node.database().session().await;
+        session.execute("BEGIN").await.expect("begun");
+        session.execute("LOCK TABLE changes IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+        let waiting = "SELECT COUNT(DISTINCT 1) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                       AND datname = current_database() AND query LIKE '%FROM changes%'";
+        node.database().until("the reader waits for an answer", waiting, 1).await;
+        proxy.silence_present();
+        session.execute("ROLLBACK").await.expect("let go");
+        let made = feed::eventually("a change", || {
+            let endpoint = pb::Endpoint { url: "https://example.com/".to_owned(), ..Default::default() };
+            let request = pb::CreateEndpointRequest { endpoint: Some(endpoint), ..Default::default() };
+            let mut endpoints = client.endpoints();
+            async move { endpoints.create_endpoint(request).await }
+        });
+        let made = made.await.into_inner().endpoint.expect("an endpoint");
+        loop {
+            let change = feed::change(&mut stream).await;
+            // Those before it may have been made by calls that were not answered.
+            if feed::told(&change).is_some_and(|told| told.starts_with(&made.id)) {
+                return;
+            }
+        }
     })
     .await;
 }

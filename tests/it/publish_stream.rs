@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
+use crate::support::failing::world_with;
 use crate::support::{Database, PATIENCE, Receiver, World, on_both};
 
 on_both!(
@@ -16,6 +17,7 @@ on_both!(
     a_refused_event_does_not_end_the_stream,
     unacknowledged_events_are_bounded,
     a_stopping_server_acknowledges_what_it_read,
+    an_aged_connection_acknowledges_what_was_read,
 );
 
 fn event(number: i64, owner: &str) -> pb::StreamPublishEventsRequest {
@@ -188,4 +190,44 @@ async fn a_stopping_server_acknowledges_what_it_read(database: Database) {
             acknowledged.is_subset(&arrived)
         })
         .await;
+}
+
+/// An aged connection asks the stream to go: what was read until then is acknowledged first, so that nothing is stored
+/// that its publisher does not know of.
+async fn an_aged_connection_acknowledges_what_was_read(database: Database) {
+    let world = world_with(database, pb::PausedPolicy::Discard, &["--connection-age", "1"]).await;
+    let mut stored = world.server.sql().await;
+    let mut known = 0;
+    loop {
+        let (sender, mut acks) = open(&world).await;
+        let sending = tokio::spawn(async move {
+            for number in 0.. {
+                if sender.send(event(number, "acme")).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let status = loop {
+            match next(&mut acks).await {
+                Ok(Some((_, result))) => {
+                    result.expect("accepted");
+                    known += 1;
+                }
+                Ok(None) => panic!("the stream ended as if the client had ended it"),
+                Err(status) => break status,
+            }
+        };
+        sending.await.expect("ended");
+        // What is published now is written after all that was read before it.
+        world.publish(Target::OwnerId("acme".to_owned()), b"{}").await;
+        known += 1;
+        let count = stored.count("events").await;
+        // A client that goes on sending may see the connection break before it has read the last acknowledgements.
+        if status.code() == Code::Unavailable {
+            assert!(known > 100, "{known} events");
+            assert_eq!(count, known, "each event that was read is acknowledged");
+            return;
+        }
+        known = count;
+    }
 }
