@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::writer::chain;
-use super::{INGEST_QUEUE, OUTCOME_QUEUE, Publish, Shared};
+use super::{OUTCOME_QUEUE, Publish, Shared, intake};
 use crate::store::Store;
 
 /// What memory knows, and what the database is asked for.
@@ -35,7 +35,7 @@ pub async fn run(
         engine.waiting("in_flight", in_flight as u64);
         engine.outcomes_waiting.set(count(OUTCOME_QUEUE.saturating_sub(shared.outcomes.capacity())));
         if let Some(publishes) = publishes.upgrade() {
-            engine.events_waiting.set(count(INGEST_QUEUE.saturating_sub(publishes.capacity())));
+            engine.events_waiting.set(count(intake::QUEUE.saturating_sub(publishes.capacity())));
         }
         engine.lease_seconds.set(shared.keeper.left().as_secs_f64());
         engine.breakers_open.set(count(shared.breakers.known_open()));

@@ -1,138 +1,23 @@
-//! Events in: what services hand over, and what one turn makes of them.
+//! Events in: what one turn makes of those that were handed over.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::mpsc::Permit;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
-
 use super::Shared;
+use super::intake::Publish;
 use super::lanes::Reservation;
-use super::publish_rates::PublishRates;
-use super::routing::RoutingTable;
 use crate::domain::delivery::{Claim, DeliveryStatus};
 use crate::domain::endpoint::{ContentType, EndpointStatus};
-use crate::domain::error::{Error, ErrorKind, OVERLOADED, Result};
+use crate::domain::error::{Error, ErrorKind, Result};
 use crate::domain::event::{Event, IdempotencyKey, Receipt, Target};
 use crate::domain::form;
 use crate::domain::id::{DeliveryId, EndpointId, LeaseId, ProjectId};
 use crate::domain::project::PausedPolicy;
 use crate::domain::routing::{EndpointRoute, ProjectRoutes};
-use crate::metrics::Metrics;
 use crate::store::{
     ClaimedDelivery, FIRST_TOKEN, FirstUse, Footing, Hold, NewDelivery, NewEvent, StoreError, Tx,
 };
 
-/// An event on its way in, and who waits for it.
-pub struct Publish {
-    pub event: Event,
-    pub reply: oneshot::Sender<Result<Receipt>>,
-}
-
-/// Where services hand events over.
-#[derive(Clone)]
-pub struct IngestHandle {
-    queue: mpsc::Sender<Publish>,
-    routing: Arc<RoutingTable>,
-    rates: Arc<PublishRates>,
-    metrics: Arc<Metrics>,
-}
-
-fn stopping() -> Error {
-    Error::unavailable("the server is stopping")
-}
-
-impl IngestHandle {
-    pub(super) fn new(
-        queue: mpsc::Sender<Publish>,
-        routing: Arc<RoutingTable>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { queue, routing, rates: Arc::default(), metrics }
-    }
-
-    /// Waits until the event and its deliveries are durable, or are certain not to be. What was handed over is
-    /// written even if the caller stops waiting; where too much waits already, nothing is handed over.
-    pub async fn submit(&self, event: Event) -> Result<Receipt> {
-        let place = self.queue.try_reserve().map_err(refused);
-        self.hand_over(event, place).await
-    }
-
-    /// The same, but waits for a place: for callers that read no further meanwhile.
-    pub async fn submit_in_turn(&self, event: Event) -> Result<Receipt> {
-        let place = self.queue.reserve().await.map_err(|_| stopping());
-        self.hand_over(event, place).await
-    }
-
-    async fn hand_over(&self, event: Event, place: Result<Permit<'_, Publish>>) -> Result<Receipt> {
-        let started = Instant::now();
-        let handing_over = async {
-            let place = place?;
-            self.admit(event.message.project).await?;
-            let (reply, answer) = oneshot::channel();
-            place.send(Publish { event, reply });
-            answer.await.unwrap_or_else(|_| Err(stopping()))
-        };
-        let result = handing_over.await;
-        self.metrics.engine.published(result_name(&result), started.elapsed());
-        result
-    }
-
-    /// The same for several events, with an answer each. They are handed over together or not at all, in their
-    /// order, but for those that their project may not publish now.
-    pub async fn submit_all(&self, events: Vec<Event>) -> Result<Vec<Result<Receipt>>> {
-        let started = Instant::now();
-        let places = self.queue.try_reserve_many(events.len()).map_err(refused)?;
-        let mut answers = Vec::with_capacity(events.len());
-        for (place, event) in places.zip(events) {
-            let admitted = self.admit(event.message.project).await;
-            let (reply, answer) = oneshot::channel();
-            match admitted {
-                Ok(()) => place.send(Publish { event, reply }),
-                Err(error) => drop(reply.send(Err(error))),
-            }
-            answers.push(answer);
-        }
-        let mut receipts = Vec::with_capacity(answers.len());
-        for answer in answers {
-            let result = answer.await.unwrap_or_else(|_| Err(stopping()));
-            self.metrics.engine.published(result_name(&result), started.elapsed());
-            receipts.push(result);
-        }
-        Ok(receipts)
-    }
-}
-
-impl IngestHandle {
-    /// Counts an event against its project's limit; what is over it takes no place from others.
-    async fn admit(&self, project: ProjectId) -> Result<()> {
-        // That there is no such project is told by the turn.
-        let Some(routes) = self.routing.known(project).await? else { return Ok(()) };
-        match routes.publishes_per_second {
-            Some(limit) => self.rates.take(project, limit, std::time::Instant::now()),
-            None => Ok(()),
-        }
-    }
-}
-
-fn refused(refused: TrySendError<()>) -> Error {
-    match refused {
-        TrySendError::Full(()) => Error::overloaded("more events wait to be written than the server takes"),
-        TrySendError::Closed(()) => stopping(),
-    }
-}
-
-fn result_name(result: &Result<Receipt>) -> &'static str {
-    match result {
-        Ok(receipt) if receipt.duplicate => "duplicate",
-        Ok(_) => "accepted",
-        Err(error) if error.reason == OVERLOADED => "overloaded",
-        Err(error) if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Internal) => "failed",
-        Err(_) => "refused",
-    }
-}
 /// Deliveries that one turn makes or promises. The first event of a turn may pass it alone.
 const TURN_DELIVERIES: usize = 10_000;
 

@@ -24,6 +24,7 @@ mod failures;
 mod gauges;
 mod guard;
 mod ingest;
+mod intake;
 mod keeper;
 mod lanes;
 mod pacer;
@@ -34,8 +35,8 @@ mod routing;
 mod trim;
 mod turn;
 mod upkeep;
-mod versions;
 mod uptime;
+mod versions;
 mod worker;
 mod writer;
 
@@ -46,7 +47,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use ingest::{IngestHandle, Publish};
+pub use intake::{IngestHandle, Publish};
 pub use lanes::LaneLimits;
 pub use routing::RoutingTable;
 
@@ -228,8 +229,6 @@ impl Shared {
     }
 }
 
-/// Events that may wait for a turn.
-const INGEST_QUEUE: usize = 4096;
 /// Outcomes that may wait to be written: with those in flight, all that a crash can repeat.
 const OUTCOME_QUEUE: usize = 1024;
 /// Endpoints whose queued work waits to follow their state; the slow round takes those beyond.
@@ -243,7 +242,7 @@ impl Engine {
         settings: EngineSettings,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
-        let (publish_tx, publish_rx) = mpsc::channel(INGEST_QUEUE);
+        let (publish_tx, publish_rx) = mpsc::channel(intake::QUEUE);
         let (outcome_tx, outcome_rx) = mpsc::channel(OUTCOME_QUEUE);
         let (claim_tx, claim_rx) = mpsc::channel(1);
         let (align_tx, align_rx) = mpsc::channel(ALIGN_QUEUE);

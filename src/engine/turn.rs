@@ -2,7 +2,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::ingest::Publish;
+use super::intake::Publish;
 use crate::store::{ClaimRequest, Claimed, Discarded, FinishedAttempt, Lane, Released, Result};
 
 /// What became of a claimed delivery.

@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::ingest::{self, Publish, Verdict};
+use super::ingest::{self, Verdict};
+use super::intake::Publish;
 use super::turn::{Batch, Inbox, TURN_BYTES, TURN_EVENTS, TURN_OUTCOMES, recv};
 use super::{Shared, failures, worker};
 use crate::domain::clock::Timestamp;
