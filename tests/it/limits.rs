@@ -8,8 +8,9 @@ use tokio::net::TcpStream;
 use tonic::Code;
 use tonic_types::StatusExt;
 
+use crate::support::feed::eventually;
 use crate::support::web;
-use crate::support::world::publish;
+use crate::support::world::{next, publish};
 use crate::support::{Database, PATIENCE, Receiver, Server, World, on_both};
 
 on_both!(timeouts_that_do_not_parse_are_refused, a_project_has_no_more_pending_than_it_may);
@@ -180,7 +181,10 @@ async fn streams_end_with_their_aged_connection_and_go_on_by_another() {
     assert_eq!(stream.grpc_status().await, 14);
     // Our client resumes by itself; calls do not notice.
     let (endpoint, _) = world.endpoint(&receiver.url("/"), "acme").await;
-    let mut changes = world.watch().await;
+    // A call that meets the very end of a connection is cut with it.
+    let watching = || world.client.watch(pb::WatchRequest::default());
+    let mut changes = eventually("watching", watching).await;
+    next(&mut changes).await;
     for round in 0..3 {
         let mut stream = web::call(at, "WatchService/Watch", &watch, Some(&world.key), &[]).await;
         assert_eq!(stream.grpc_status().await, 14, "round {round}");
