@@ -1,6 +1,7 @@
 //! Endpoints: what customers registered, and the states they can be in.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::attempt::ErrorClass;
@@ -13,6 +14,11 @@ use super::rate::RateLimit;
 use super::retry::RetryPolicy;
 use super::rotation::RotationSettings;
 use super::signature::SignatureSettings;
+
+/// The time for a whole attempt where neither endpoint nor project says.
+pub const HTTP_TIMEOUT: Duration = Duration::from_secs(15);
+/// What either may say.
+pub const HTTP_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 
 /// An endpoint's state. Stored numbers; never reuse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -200,7 +206,8 @@ pub struct EndpointSettings {
     pub description: String,
     pub owner_id: Option<String>,
     pub labels: BTreeMap<String, String>,
-    pub http_timeout: Duration,
+    /// For a whole attempt. None: the project's.
+    pub http_timeout: Option<Duration>,
     /// None: the project's policy.
     pub retry_policy: Option<RetryPolicy>,
     /// None: the project's policy.
@@ -293,6 +300,8 @@ pub struct EndpointFilter {
     pub owner: Option<String>,
     pub status: Option<EndpointStatus>,
     pub uid: Option<String>,
+    /// It has all of these.
+    pub labels: BTreeMap<String, String>,
 }
 
 #[cfg(test)]

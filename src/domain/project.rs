@@ -1,6 +1,7 @@
 //! Projects (tenants) and API keys.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use super::clock::Timestamp;
 use super::disable::DisablePolicy;
@@ -61,6 +62,8 @@ pub struct ProjectSettings {
     pub disable_policy: Option<DisablePolicy>,
     /// Events that may be published in a second, and at once, on each node; none: as many as can be.
     pub publishes_per_second: Option<NonZeroU32>,
+    /// For endpoints without their own; none: the default.
+    pub http_timeout: Option<Duration>,
 }
 
 impl Project {

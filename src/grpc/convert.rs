@@ -49,6 +49,7 @@ pub fn project(project: Project) -> pb::Project {
         retry_policy: settings.retry_policy.map(policies::retry_message),
         disable_policy: settings.disable_policy.map(policies::disable_message),
         publishes_per_second: settings.publishes_per_second.map_or(0, |limit| count(limit.get())),
+        http_timeout: settings.http_timeout.map(duration),
         etag,
         create_time: Some(time(project.created_at)),
     }
@@ -101,7 +102,7 @@ pub fn endpoint(endpoint: Endpoint) -> pb::Endpoint {
         status: endpoint_status(endpoint.status).into(),
         status_reason: endpoint.status_reason,
         status_change_time: Some(time(endpoint.status_changed_at)),
-        http_timeout: Some(duration(settings.http_timeout)),
+        http_timeout: settings.http_timeout.map(duration),
         retry_policy: settings.retry_policy.map(policies::retry_message),
         disable_policy: settings.disable_policy.map(policies::disable_message),
         headers: headers.collect(),

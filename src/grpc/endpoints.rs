@@ -1,7 +1,6 @@
 //! EndpointService.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap};
 
 use tonic::{Request, Response, Status};
 
@@ -14,7 +13,7 @@ use crate::service::{EndpointField, EndpointUpdate};
 const TEXT_MAX: usize = 128;
 const PATTERNS_MAX: usize = 100;
 const IN_FLIGHT_MAX: u16 = 1000;
-const TIMEOUT: Duration = Duration::from_secs(15);
+const LABELS_MAX: usize = 32;
 
 #[tonic::async_trait]
 impl pb::endpoint_service_server::EndpointService for Api {
@@ -63,13 +62,15 @@ impl pb::endpoint_service_server::EndpointService for Api {
         let request = request.into_inner();
         let mut check = Check::default();
         let project = check.project(&request.project_id);
-        let status_text = request.status.to_string();
+        let labels = labels(&mut check, "labels", request.labels);
+        let (status_text, labels_text) = (request.status.to_string(), format!("{labels:?}"));
         let context = [
             "endpoints",
             request.project_id.as_str(),
             request.owner_id.as_str(),
             status_text.as_str(),
             request.uid.as_str(),
+            labels_text.as_str(),
         ];
         let page = self.services.page(request.page_size, &request.page_token, &context)?;
         let status = match pb::EndpointStatus::try_from(request.status) {
@@ -88,6 +89,7 @@ impl pb::endpoint_service_server::EndpointService for Api {
             owner: check.optional_text("owner_id", request.owner_id.clone(), TEXT_MAX),
             status,
             uid: check.optional_text("uid", request.uid.clone(), TEXT_MAX),
+            labels,
         };
         let filter = check.finish(Some(filter))?;
         let page = self.services.list_endpoints(&caller, project, filter, page).await?;
@@ -263,15 +265,8 @@ fn settings(check: &mut Check, endpoint: pb::Endpoint) -> EndpointSettings {
         url: endpoint.url,
         description: check.text("endpoint.description", endpoint.description, 1024),
         owner_id: check.optional_text("endpoint.owner_id", endpoint.owner_id, TEXT_MAX),
-        labels: labels(check, endpoint.labels),
-        http_timeout: match endpoint.http_timeout {
-            Some(timeout) => check.duration(
-                "endpoint.http_timeout",
-                timeout,
-                Duration::from_secs(1)..=Duration::from_secs(60),
-            ),
-            None => TIMEOUT,
-        },
+        labels: labels(check, "endpoint.labels", endpoint.labels),
+        http_timeout: policies::http_timeout(check, "endpoint.http_timeout", endpoint.http_timeout),
         retry_policy: policies::retry(check, "endpoint.retry_policy", endpoint.retry_policy),
         disable_policy: policies::disable(check, "endpoint.disable_policy", endpoint.disable_policy),
         headers: endpoint
@@ -305,14 +300,14 @@ fn content_type(check: &mut Check, given: i32) -> ContentType {
     }
 }
 
-fn labels(check: &mut Check, labels: std::collections::HashMap<String, String>) -> BTreeMap<String, String> {
-    if labels.len() > 32 {
-        check.refuse("endpoint.labels", "must have at most 32 entries");
+fn labels(check: &mut Check, field: &str, labels: HashMap<String, String>) -> BTreeMap<String, String> {
+    if labels.len() > LABELS_MAX {
+        check.refuse(field, format!("must have at most {LABELS_MAX} entries"));
         return BTreeMap::new();
     }
     let mut checked = BTreeMap::new();
     for (name, value) in labels {
-        let field = format!("endpoint.labels[{name:?}]");
+        let field = format!("{field}[{name:?}]");
         let name = check.required_text(&field, name, 63);
         checked.insert(name, check.text(&field, value, 255));
     }

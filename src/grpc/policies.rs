@@ -7,6 +7,7 @@ use super::convert::{count, duration};
 use super::pb;
 use super::pb::retry_policy::Strategy;
 use crate::domain::disable::DisablePolicy;
+use crate::domain::endpoint::HTTP_TIMEOUTS;
 use crate::domain::rate::RateLimit;
 use crate::domain::retry::{RetryPolicy, RetryStrategy};
 
@@ -104,6 +105,15 @@ pub fn disable(check: &mut Check, field: &str, policy: Option<pb::DisablePolicy>
         None => default.span,
     };
     Some(DisablePolicy { failures, span, off: policy.off })
+}
+
+/// The time for a whole attempt; none where it is absent.
+pub fn http_timeout(
+    check: &mut Check,
+    field: &str,
+    timeout: Option<prost_types::Duration>,
+) -> Option<Duration> {
+    Some(check.duration(field, timeout?, HTTP_TIMEOUTS))
 }
 
 /// A rate limit; none where the message is absent.

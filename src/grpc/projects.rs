@@ -127,12 +127,13 @@ impl pb::project_service_server::ProjectService for Api {
     }
 }
 
-const FIELDS: [(&str, ProjectField); 5] = [
+const FIELDS: [(&str, ProjectField); 6] = [
     ("name", ProjectField::Name),
     ("paused_policy", ProjectField::PausedPolicy),
     ("retry_policy", ProjectField::RetryPolicy),
     ("disable_policy", ProjectField::DisablePolicy),
     ("publishes_per_second", ProjectField::PublishesPerSecond),
+    ("http_timeout", ProjectField::HttpTimeout),
 ];
 
 fn masked(check: &mut Check, paths: &[String]) -> Vec<ProjectField> {
@@ -155,6 +156,7 @@ fn populated(project: &pb::Project) -> Vec<ProjectField> {
         ProjectField::RetryPolicy => project.retry_policy.is_some(),
         ProjectField::DisablePolicy => project.disable_policy.is_some(),
         ProjectField::PublishesPerSecond => project.publishes_per_second != 0,
+        ProjectField::HttpTimeout => project.http_timeout.is_some(),
     };
     ProjectField::ALL.into_iter().filter(is_set).collect()
 }
@@ -185,6 +187,7 @@ fn settings(check: &mut Check, project: pb::Project, fields: &[ProjectField]) ->
                 None
             }
         },
+        http_timeout: policies::http_timeout(check, "project.http_timeout", project.http_timeout),
     }
 }
 

@@ -1,7 +1,5 @@
 //! Endpoints: create, read, change, delete.
 
-use std::time::Duration;
-
 use super::secrets::{NewSecret, check_fit};
 use super::{Services, credentials, found, headers};
 use crate::domain::change::EndpointChangeKind;
@@ -92,8 +90,6 @@ pub enum PingFirst {
 
 /// Stands for a value that was not shown; sent back, it keeps what is stored.
 pub const REDACTED: &str = "[redacted]";
-const TIMEOUT_MIN: Duration = Duration::from_secs(1);
-const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 impl Services {
     pub async fn create_endpoint(
@@ -295,9 +291,6 @@ impl Services {
     ) -> Result<EndpointSettings> {
         let url = self.rules.parse(&settings.url);
         settings.url = url.map_err(|error| Error::invalid("endpoint.url", error.to_string()))?.to_string();
-        if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&settings.http_timeout) {
-            return Err(Error::invalid("endpoint.http_timeout", "must be 1 s to 60 s"));
-        }
         let pairs = settings.headers.into_iter().map(|header| (header.name, header.value)).collect();
         settings.headers = headers::check("endpoint.headers", pairs)?
             .into_iter()
@@ -395,7 +388,7 @@ fn summary(endpoint: &Endpoint) -> String {
         "description": settings.description,
         "owner_id": settings.owner_id,
         "labels": settings.labels,
-        "http_timeout_ms": u64::try_from(settings.http_timeout.as_millis()).unwrap_or(u64::MAX),
+        "http_timeout_ms": settings.http_timeout.map(|timeout| timeout.as_millis()),
         "retry_policy": settings.retry_policy,
         "disable_policy": settings.disable_policy,
         "headers": names,

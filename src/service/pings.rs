@@ -163,7 +163,7 @@ impl Pinger {
                 url: url.clone(),
                 headers,
                 body,
-                timeout: share.min(settings.http_timeout),
+                timeout: settings.http_timeout.map_or(share, |timeout| share.min(timeout)),
                 identity,
             };
             let outcome = self.dispatcher.send(request).await;

@@ -17,11 +17,18 @@ pub enum ProjectField {
     RetryPolicy,
     DisablePolicy,
     PublishesPerSecond,
+    HttpTimeout,
 }
 
 impl ProjectField {
-    pub const ALL: [Self; 5] =
-        [Self::Name, Self::PausedPolicy, Self::RetryPolicy, Self::DisablePolicy, Self::PublishesPerSecond];
+    pub const ALL: [Self; 6] = [
+        Self::Name,
+        Self::PausedPolicy,
+        Self::RetryPolicy,
+        Self::DisablePolicy,
+        Self::PublishesPerSecond,
+        Self::HttpTimeout,
+    ];
 }
 
 impl Services {
@@ -96,6 +103,7 @@ fn copy(field: ProjectField, from: &mut ProjectSettings, to: &mut ProjectSetting
         ProjectField::RetryPolicy => to.retry_policy = from.retry_policy.take(),
         ProjectField::DisablePolicy => to.disable_policy = from.disable_policy,
         ProjectField::PublishesPerSecond => to.publishes_per_second = from.publishes_per_second,
+        ProjectField::HttpTimeout => to.http_timeout = from.http_timeout,
     }
 }
 
@@ -114,6 +122,7 @@ async fn audit(
             "retry_policy": settings.retry_policy,
             "disable_policy": settings.disable_policy,
             "publishes_per_second": settings.publishes_per_second,
+            "http_timeout_ms": settings.http_timeout.map(|timeout| timeout.as_millis()),
         })
         .to_string()
     };

@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::Store;
 use super::error::{Result, StoreError};
-use super::routes::{from_json, millis, policy_of, rate_of};
+use super::labels;
+use super::routes::{from_json, own_timeout, policy_of, rate_of};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::attempt::ErrorClass;
@@ -83,6 +84,7 @@ impl Tx {
             return Err(StoreError::ProjectFull { project, most });
         }
         entity::Entity::insert(row).exec_without_returning(self.db()).await?;
+        self.insert_labels(endpoint).await?;
         self.prepare_slots(endpoint.id, endpoint.settings.rate_limit.as_ref()).await?;
         self.tell(EndpointChangeKind::Created, endpoint)
     }
@@ -101,6 +103,11 @@ impl Tx {
         let endpoint = next_revision(endpoint);
         let row = self.store().row_of(&endpoint)?;
         entity::Entity::update(row).validate().map_err(StoreError::from)?.exec(self.db()).await?;
+        // All else that changes an endpoint leaves its settings alone.
+        if kind == EndpointChangeKind::Updated {
+            self.delete_labels(endpoint.id).await?;
+            self.insert_labels(&endpoint).await?;
+        }
         self.prepare_slots(endpoint.id, endpoint.settings.rate_limit.as_ref()).await?;
         self.tell(kind, &endpoint)
     }
@@ -114,6 +121,7 @@ impl Tx {
             "DELETE FROM rotation_requests WHERE endpoint_id = $1",
             "DELETE FROM endpoint_health WHERE endpoint_id = $1",
             "DELETE FROM rate_slots WHERE endpoint_id = $1",
+            "DELETE FROM endpoint_labels WHERE endpoint_id = $1",
             "DELETE FROM endpoints WHERE id = $1",
         ] {
             self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, [id.clone()])).await?;
@@ -168,6 +176,9 @@ impl Store {
         if let Some(uid) = &filter.uid {
             query = query.filter(Column::Uid.eq(uid.as_str()));
         }
+        for ids in labels::having(project, &filter.labels) {
+            query = query.filter(Column::Id.in_subquery(ids));
+        }
         if let Some(after) = page.after {
             query = query.filter(Column::Id.gt(after));
         }
@@ -189,7 +200,7 @@ impl Store {
                 description: row.description,
                 owner_id: row.owner_id,
                 labels: from_json(&row.labels)?,
-                http_timeout: millis(row.http_timeout_ms),
+                http_timeout: own_timeout(row.http_timeout_ms),
                 retry_policy: policy_of(row.retry_policy)?,
                 disable_policy: policy_of(row.disable_policy)?,
                 headers: self.open_headers(project, id, row.headers_sealed)?,
@@ -235,7 +246,8 @@ impl Store {
             description: Set(settings.description.clone()),
             owner_id: Set(settings.owner_id.clone()),
             labels: Set(to_json(&settings.labels)?),
-            http_timeout_ms: Set(i32::try_from(settings.http_timeout.as_millis()).unwrap_or(i32::MAX)),
+            // 0: as the project says.
+            http_timeout_ms: Set(settings.http_timeout.map(short_millis).unwrap_or_default()),
             retry_policy: Set(retry),
             headers_sealed: Set(self.seal_headers(endpoint.project, endpoint.id, &settings.headers)?),
             status: Set(endpoint.status.code()),
@@ -276,6 +288,10 @@ impl Store {
 
 fn long_millis(stored: i64) -> Duration {
     Duration::from_millis(u64::try_from(stored).unwrap_or_default())
+}
+
+pub(super) fn short_millis(duration: Duration) -> i32 {
+    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
 }
 
 fn in_millis(duration: Duration) -> i64 {

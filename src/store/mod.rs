@@ -21,6 +21,7 @@ mod expansions;
 mod gauges;
 mod health;
 mod ingest;
+mod labels;
 mod lease;
 mod meta;
 mod notify;

@@ -8,9 +8,9 @@ use sea_orm::{QueryOrder, QuerySelect};
 use uuid::Uuid;
 
 use super::Store;
-use super::endpoints::to_json;
+use super::endpoints::{short_millis, to_json};
 use super::error::{Result, StoreError};
-use super::routes::{limit_of, policy_of};
+use super::routes::{limit_of, own_timeout, policy_of};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::clock::Timestamp;
@@ -33,6 +33,7 @@ mod project {
         pub created_at: i64,
         pub retry_policy: Option<String>,
         pub disable_policy: Option<String>,
+        pub http_timeout_ms: Option<i32>,
         pub version: i64,
         pub publishes_per_second: Option<i32>,
     }
@@ -199,6 +200,7 @@ fn row_of(project: &Project) -> Result<project::ActiveModel> {
         paused_policy: Set(settings.paused_policy.code()),
         retry_policy: Set(settings.retry_policy.as_ref().map(to_json).transpose()?),
         disable_policy: Set(settings.disable_policy.as_ref().map(to_json).transpose()?),
+        http_timeout_ms: Set(settings.http_timeout.map(short_millis)),
         version: Set(project.version),
         publishes_per_second: Set(settings
             .publishes_per_second
@@ -219,6 +221,7 @@ fn project_of(row: project::Model) -> Result<Project> {
             retry_policy: policy_of(row.retry_policy)?,
             disable_policy: policy_of(row.disable_policy)?,
             publishes_per_second: limit_of(row.publishes_per_second),
+            http_timeout: row.http_timeout_ms.and_then(own_timeout),
         },
         version: row.version,
         created_at: Timestamp::from_millis(row.created_at),

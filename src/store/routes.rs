@@ -17,7 +17,7 @@ use super::vault::Place;
 use crate::domain::clock::Timestamp;
 use crate::domain::credentials::Credentials;
 use crate::domain::disable::DisablePolicy;
-use crate::domain::endpoint::{ContentType, CustomHeader, EndpointStatus};
+use crate::domain::endpoint::{ContentType, CustomHeader, EndpointStatus, HTTP_TIMEOUT};
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::project::PausedPolicy;
 use crate::domain::rate::RateLimit;
@@ -62,7 +62,8 @@ impl Store {
         project: ProjectId,
         rules: &UrlRules,
     ) -> Result<Option<ProjectRoutes>> {
-        let sql = "SELECT routing_version, paused_policy, retry_policy, disable_policy, publishes_per_second FROM projects WHERE id = $1";
+        let sql = "SELECT routing_version, paused_policy, retry_policy, disable_policy, publishes_per_second, \
+                   http_timeout_ms FROM projects WHERE id = $1";
         let Some(row) = query(txn, sql, project).await?.into_iter().next() else { return Ok(None) };
         let version = row.try_get_by_index(0)?;
         let policy = PausedPolicy::from_code(row.try_get_by_index(1)?)
@@ -70,6 +71,8 @@ impl Store {
         let retry: RetryPolicy = policy_of(row.try_get_by_index(2)?)?.unwrap_or_default();
         let disable: DisablePolicy = policy_of(row.try_get_by_index(3)?)?.unwrap_or_default();
         let publishes_per_second = limit_of(row.try_get_by_index(4)?);
+        let timeout: Option<i32> = row.try_get_by_index(5)?;
+        let timeout = timeout.and_then(own_timeout).unwrap_or(HTTP_TIMEOUT);
 
         let mut live = self.live_secrets(txn, project, Timestamp::now()).await?;
         let mut patterns = enabled_patterns(txn, project).await?;
@@ -93,7 +96,7 @@ impl Store {
                     .ok_or_else(|| StoreError::Corrupt(format!("the status of {id}")))?,
                 host: url.as_ref().map(|url| url.host().to_string()).unwrap_or_default().into(),
                 url,
-                timeout: millis(row.try_get_by_index(3)?),
+                timeout: own_timeout(row.try_get_by_index(3)?).unwrap_or(timeout),
                 unopened,
                 signature: policy_of(row.try_get_by_index(13)?)?.unwrap_or_default(),
                 secrets: live.secrets.remove(&id).unwrap_or_default(),
@@ -212,6 +215,7 @@ pub(super) fn limit_of(stored: Option<i32>) -> Option<NonZeroU32> {
     NonZeroU32::new(u32::try_from(stored?).ok()?)
 }
 
-pub(super) fn millis(stored: i32) -> Duration {
-    Duration::from_millis(u64::try_from(stored).unwrap_or_default())
+/// A timeout; none where 0 is stored.
+pub(super) fn own_timeout(millis: i32) -> Option<Duration> {
+    u64::try_from(millis).ok().filter(|millis| *millis > 0).map(Duration::from_millis)
 }
