@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::config::{Config, write_operator_key};
 use crate::dispatch::Dispatcher;
 use crate::domain::clock::Timestamp;
 use crate::engine::Engine;
@@ -29,7 +29,7 @@ use readiness::Readiness;
 /// A running server.
 pub struct App {
     pub address: SocketAddr,
-    /// The operator key, where this start made one.
+    /// The operator key, where this start made one and wrote it into the data folder.
     pub operator_key: Option<KeySecret>,
     store: Store,
     engine: Engine,
@@ -65,7 +65,12 @@ impl App {
         let services =
             Services::new(store.clone(), handles, config.rules, config.watch, config.limits, metrics.clone());
         let given = config.operator_key.as_ref().map(|key| key.0.as_str());
-        let made = services.ensure_operator_key(given).await?;
+        let made = services.ensure_operator_key(given).await?.filter(|_| given.is_none());
+        if let Some(key) = &made {
+            // Before anyone can see that the server is ready.
+            let path = write_operator_key(&config.data, key.reveal())?;
+            tracing::info!(file = %path.display(), "made the first operator key");
+        }
 
         let (stop_ready, stop_serving, stop_tasks) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -112,7 +117,7 @@ impl App {
         }
         Ok(Self {
             address,
-            operator_key: if given.is_none() { made } else { None },
+            operator_key: made,
             store,
             engine,
             stop_ready,

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Cli, logging};
 use crate::app::App;
-use crate::config::{Config, Options, Source, show, write_operator_key};
+use crate::config::{Config, Options, Source, show};
 
 /// Run the server
 ///
@@ -46,7 +46,7 @@ impl Serve {
         let data = config.data.clone();
         let app = App::start(config).await?;
         if let Some(key) = &app.operator_key {
-            show_operator_key(&data, key.reveal())?;
+            show_operator_key(&data, key.reveal());
         }
         app.run_until(stop_signal()?).await?;
         Ok(ExitCode::SUCCESS)
@@ -65,14 +65,11 @@ fn source() -> anyhow::Result<impl Fn(&str) -> Source> {
     })
 }
 
-/// Once: in a file, and on the terminal if there is one.
-fn show_operator_key(data: &Path, key: &str) -> anyhow::Result<()> {
-    let path = write_operator_key(data, key)?;
-    tracing::info!(file = %path.display(), "made the first operator key");
+/// Once, on the terminal if there is one.
+fn show_operator_key(data: &Path, key: &str) {
     if std::io::stderr().is_terminal() {
-        eprintln!("\nOperator key (shown once, kept in {}):\n  {key}\n", path.display());
+        eprintln!("\nOperator key (shown once, kept in {}):\n  {key}\n", data.join("operator.key").display());
     }
-    Ok(())
 }
 
 /// SIGTERM or SIGINT; after the first, another one ends the process at once.
