@@ -13,6 +13,7 @@
 //! | [`service`] | the use cases: authorise, validate, store, wake | domain, store, handles of the engine |
 //! | [`engine`] | moves deliveries | domain, store, dispatch |
 //! | [`dispatch`] | one guarded HTTP attempt | domain |
+//! | [`tls`] | the server's own certificate, for both faces | nothing |
 //! | [`store`] | SQLite or PostgreSQL; alone knows SeaORM | domain, migrations |
 //! | [`metrics`] | what operators measure; all but domain and store may use it | nothing |
 //! | [`domain`] | the vocabulary and the rules, pure | nothing |
@@ -30,3 +31,4 @@ pub mod http;
 pub mod metrics;
 pub mod service;
 pub mod store;
+pub mod tls;

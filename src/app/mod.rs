@@ -19,11 +19,12 @@ use crate::config::{Config, write_operator_key};
 use crate::dispatch::Dispatcher;
 use crate::domain::clock::Timestamp;
 use crate::engine::Engine;
-use crate::grpc::{GrpcServer, Health, Identity};
+use crate::grpc::{GrpcServer, Health};
 use crate::http::{AdminServer, PortalServer};
 use crate::metrics::Metrics;
 use crate::service::{Handles, KeySecret, Pinger, Services};
 use crate::store::Store;
+use crate::tls::Identity;
 use readiness::Readiness;
 
 /// A running server.
@@ -87,7 +88,7 @@ impl App {
         let listener = listen(config.listen).await?;
         let address = listener.local_addr()?;
         let health = Health::new(readiness.subscribe(), stop_serving.clone());
-        let portal_server = PortalServer::new(services.clone());
+        let portal_server = PortalServer::new(services.clone(), identity.clone());
         let server =
             GrpcServer::new(services, health, config.grpc, identity, metrics.clone(), stop_serving.clone())
                 .map_err(|error| anyhow::anyhow!("the gRPC server cannot be set up: {error}"))?;

@@ -28,9 +28,10 @@ use crate::domain::event::FanOut;
 use crate::domain::rotation::{PERIOD_MAX, PERIOD_MIN};
 use crate::domain::url_rules::UrlRules;
 use crate::engine::{EngineSettings, LaneLimits};
-use crate::grpc::{CallLimits, ConnectionLimits, GrpcSettings, GrpcTls};
+use crate::grpc::{CallLimits, ConnectionLimits, GrpcSettings};
 use crate::service::{PingSettings, ServiceLimits, WatchSettings};
 use crate::store::{DatabaseUrl, StoreSettings, Vault};
+use crate::tls::ServerTls;
 
 /// Everything a server needs, checked.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ pub struct Config {
     pub data: PathBuf,
     pub listen: SocketAddr,
     pub grpc: GrpcSettings,
-    pub tls: Option<GrpcTls>,
+    pub tls: Option<ServerTls>,
     pub admin_listen: Option<SocketAddr>,
     pub portal_listen: Option<SocketAddr>,
     pub store: StoreSettings,
@@ -275,9 +276,9 @@ impl Options {
     }
 
     /// The server's certificate, which is read here once so that what does not fit is told before the start.
-    fn tls(&self) -> anyhow::Result<Option<GrpcTls>> {
+    fn tls(&self) -> anyhow::Result<Option<ServerTls>> {
         let tls = match (&self.tls_cert, &self.tls_key) {
-            (Some(certificate), Some(key)) => GrpcTls {
+            (Some(certificate), Some(key)) => ServerTls {
                 certificate: certificate.clone(),
                 key: key.clone(),
                 client_ca: self.tls_client_ca.clone(),

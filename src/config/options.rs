@@ -36,7 +36,7 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS", env = "HAWSER_LISTEN")]
     pub listen: Option<SocketAddr>,
 
-    /// PEM file with the server's certificate chain; with it the server speaks TLS
+    /// PEM file with the server's certificate chain; with it the server speaks TLS, to services and customers
     #[arg(long, value_name = "FILE", env = "HAWSER_TLS_CERT")]
     pub tls_cert: Option<PathBuf>,
 
@@ -44,7 +44,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE", env = "HAWSER_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
 
-    /// PEM file with the CA whose client certificates are demanded
+    /// PEM file with the CA whose client certificates gRPC demands
     #[arg(long, value_name = "FILE", env = "HAWSER_TLS_CLIENT_CA")]
     pub tls_client_ca: Option<PathBuf>,
 

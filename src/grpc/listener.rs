@@ -23,8 +23,8 @@ use tonic::body::Body;
 use tower::{Service, ServiceExt};
 
 use super::first_bytes::FirstBytes;
-use super::tls::Identity;
 use crate::metrics::Metrics;
+use crate::tls::Identity;
 
 /// What bounds connections.
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +128,7 @@ impl Listener {
             return Ok((Either::Left(stream), address.to_string().into()));
         };
         let _turn = handshakes.acquire().await.map_err(std::io::Error::other)?;
-        let stream = TlsAcceptor::from(identity.current()).accept(stream).await?;
+        let stream = TlsAcceptor::from(identity.current().grpc.clone()).accept(stream).await?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let origin = match certificate {
             Some(certificate) => {

@@ -26,14 +26,12 @@ mod signatures;
 mod status;
 mod stream_end;
 mod subscriptions;
-mod tls;
 mod watch;
 
 pub use calls::CallLimits;
 pub use health::Health;
 pub use listener::ConnectionLimits;
 pub use server::{GrpcServer, GrpcSettings};
-pub use tls::{GrpcTls, Identity};
 
 use tonic::{Request, Status};
 

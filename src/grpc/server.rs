@@ -16,10 +16,10 @@ use super::auth::AuthLayer;
 use super::calls::{CallLayer, CallLimits};
 use super::health::Health;
 use super::listener::{ConnectionLimits, Listener};
-use super::tls::Identity;
 use super::{Api, pb, publish};
 use crate::metrics::Metrics;
 use crate::service::Services;
+use crate::tls::Identity;
 
 /// How the server behaves.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::transport::{ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
 use crate::pb;
@@ -73,14 +73,14 @@ const MESSAGE_MAX: usize = 17 * 1024 * 1024;
 impl Client {
     /// Connects to `http://host:port` or `https://host:port`; with https the system's roots are trusted.
     pub async fn connect(address: impl Into<String>, key: Key) -> Result<Self, ConnectError> {
-        Self::connect_with(address, key, None).await
+        Self::connect_with(address, key, ClientTlsConfig::new().with_enabled_roots()).await
     }
 
-    /// As [`Client::connect`], trusting the given PEM certificates instead of the system's roots.
+    /// As [`Client::connect`], with whom to trust, and the certificate to show, where it is https.
     pub async fn connect_with(
         address: impl Into<String>,
         key: Key,
-        ca_pem: Option<&str>,
+        tls: ClientTlsConfig,
     ) -> Result<Self, ConnectError> {
         let address = address.into();
         let failed = |source| ConnectError::Transport { address: address.clone(), source };
@@ -91,10 +91,6 @@ impl Client {
             .keep_alive_timeout(Duration::from_secs(20))
             .tcp_nodelay(true);
         if address.starts_with("https:") {
-            let tls = match ca_pem {
-                Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
-                None => ClientTlsConfig::new().with_enabled_roots(),
-            };
             endpoint = endpoint.tls_config(tls).map_err(failed)?;
         }
         let channel = endpoint.connect().await.map_err(failed)?;

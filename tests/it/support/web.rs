@@ -6,6 +6,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::PATIENCE;
@@ -27,7 +28,14 @@ pub enum Frame {
 
 /// Sends one request on a connection of its own.
 pub async fn send(authority: &str, request: Request<Full<Bytes>>) -> Answer {
-    let stream = TcpStream::connect(authority).await.expect("connected");
+    send_on(TcpStream::connect(authority).await.expect("connected"), request).await
+}
+
+/// Sends one request on this connection.
+pub async fn send_on(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> Answer {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP/1.1");
     tokio::spawn(connection);
