@@ -30,7 +30,7 @@ pub struct Keys {
     server: Server,
 
     /// Work on this store directly; its server must be stopped if it is SQLite
-    #[arg(long, value_name = "URL", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "URL")]
     store: Option<String>,
 
     #[command(subcommand)]

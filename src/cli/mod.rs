@@ -31,7 +31,7 @@ pub struct Cli {
 enum Command {
     Serve(Box<serve::Serve>),
     Demo(demo::Demo),
-    Migrate(Box<migrate::Migrate>),
+    Migrate(migrate::Migrate),
     Keys(keys::Keys),
     Secrets(secrets::Secrets),
     Watch(watch::Watch),

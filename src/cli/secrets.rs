@@ -29,7 +29,7 @@ pub struct Secrets {
     server: Server,
 
     /// The project, which an operator key must name
-    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    #[arg(long, global = true, value_name = "ID", default_value = "", hide_default_value = true)]
     project: String,
 
     #[command(subcommand)]

@@ -24,7 +24,7 @@ pub struct Watch {
     server: Server,
 
     /// The project; needed with an operator key
-    #[arg(long, value_name = "ID", default_value = "")]
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     project: String,
 
     /// Only this endpoint (may repeat)
@@ -32,7 +32,7 @@ pub struct Watch {
     endpoint: Vec<String>,
 
     /// Only endpoints of this owner
-    #[arg(long, value_name = "OWNER", default_value = "")]
+    #[arg(long, value_name = "OWNER", default_value = "", hide_default_value = true)]
     owner: String,
 
     /// Only event types that match this pattern (may repeat)

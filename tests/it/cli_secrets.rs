@@ -14,7 +14,8 @@ async fn the_command_line_rotates_lists_reveals_and_expires() {
     let (address, key) = (world.server.address(), world.key.clone());
     let run = |arguments: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hawser"));
-        command.args(["secrets", "--addr", &address, "--key", &key]).args(arguments.split_whitespace());
+        // What is common to them may come last.
+        command.arg("secrets").args(arguments.split_whitespace()).args(["--addr", &address, "--key", &key]);
         command.env_clear().stdin(Stdio::null());
         async move {
             let output = command.output().await.expect("started");
