@@ -2,12 +2,16 @@
 # the script ends. How the program is started is written here and nowhere else.
 # shellcheck shell=bash
 
+# server_build: makes sure of the program, and leaves its path in $HAWSER_BIN.
+server_build() {
+  [ -z "${HAWSER_BIN:-}" ] || return 0
+  (cd "$root" && cargo build --locked --bin hawser)
+  HAWSER_BIN=$target/debug/hawser
+}
+
 # server_start: starts it and sets HAWSER_ADDR, HAWSER_PORTAL and HAWSER_OPERATOR_KEY for whoever is to call it.
 server_start() {
-  if [ -z "${HAWSER_BIN:-}" ]; then
-    (cd "$root" && cargo build --locked --bin hawser)
-    HAWSER_BIN=$target/debug/hawser
-  fi
+  server_build
   local pid
   temp_dir server
   HAWSER_OPERATOR_KEY=$("$HAWSER_BIN" keys generate)

@@ -2,7 +2,8 @@
 
 STANDARD with HMAC secrets by the official Standard Webhooks library, with an ed25519 key (which no official library
 verifies yet) by `cryptography`, over the key that the endpoint's key set publishes; ADVANCED and SIMPLE by Convoy's
-library. In a rotation's grace a receiver that holds only the old secret and one that holds only the new both accept.
+library; ed25519 and ADVANCED also by the functions that docs/signing.md shows. In a rotation's grace a receiver that holds
+only the old secret and one that holds only the new both accept.
 
 Its environment: HAWSER_ADDR (host:port), HAWSER_PORTAL (host:port), HAWSER_OPERATOR_KEY, and HAWSER_KEEP, a file that
 gets what was received for other verifiers to look at.
@@ -63,6 +64,19 @@ def convoy(secret, header, hash, encoding, body, advanced):
     return webhook.verify_signature(payload, header) in (True, None)
 
 
+def documented():
+    """The functions of docs/signing.md, in their order: for ed25519, and for ADVANCED with SHA-256 in hexadecimal."""
+    page = (Path(__file__).resolve().parents[3] / "docs" / "signing.md").read_text()
+    functions = []
+    for block in page.split("```python\n")[1:]:
+        code = block.split("```")[0]
+        if "def verify" in code:
+            names = {}
+            exec(code, names)
+            functions.append(names["verify"])
+    return functions
+
+
 def first_signature_moved(header):
     """The same advanced header with its `v1` parts the other way round."""
     time, *signatures = header.split(",")
@@ -93,6 +107,7 @@ def run(generated):
     operator = {"metadata": bearer(os.environ["HAWSER_OPERATOR_KEY"]), "timeout": PATIENCE}
     request = project_service_pb2.CreateProjectRequest(project=project_pb2.Project(name="signatures"))
     project = projects.CreateProject(request, **operator).project.id
+    documented_ed25519, documented_advanced = documented()
     kept, verified = [], 0
 
     with Receiver() as receiver:
@@ -155,6 +170,8 @@ def run(generated):
             assert ed25519(public, arrived, BODY) and not ed25519(public, arrived, BODY + b" ")
         shown = base64.b64decode(made.public_key.removeprefix("whpk_"))
         assert ed25519(shown, arrived, BODY)
+        assert documented_ed25519(made.public_key, arrived.headers, BODY)
+        assert not documented_ed25519(made.public_key, arrived.headers, BODY + b" ")
         keep("ed25519", "ED25519", published, arrived)
         verified += 2
 
@@ -181,6 +198,9 @@ def run(generated):
                     assert accepts(new, header, BODY), name
                     assert not accepts(new, header, BODY + b" "), name
                     assert not accepts("another-secret", header, BODY), name
+                    if name == "ADVANCED SHA256 HEX":
+                        assert all(documented_advanced(one, header, BODY) for one in (new, secret))
+                        assert not documented_advanced("another-secret", header, BODY)
                     if scheme == "ADVANCED":
                         assert accepts(secret, first_signature_moved(header), BODY), name
                     else:
