@@ -59,6 +59,7 @@ mod states;
 mod surface;
 mod timeouts;
 mod tls;
+mod upgrade;
 mod watch;
 mod watch_limits;
 mod watch_order;
