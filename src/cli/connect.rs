@@ -8,6 +8,9 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::config::read_operator_key;
 
+/// Apart from what a command itself takes.
+pub const HEADING: &str = "Which server";
+
 /// Which server, and with which key
 #[derive(clap::Args, Clone)]
 pub struct Server {
@@ -15,6 +18,7 @@ pub struct Server {
     #[arg(
         long,
         global = true,
+        help_heading = HEADING,
         value_name = "URL",
         env = "HAWSER_ADDR",
         default_value = "http://127.0.0.1:8610"
@@ -22,11 +26,11 @@ pub struct Server {
     pub addr: String,
 
     /// The key [default: operator.key in the data folder]
-    #[arg(long, global = true, value_name = "KEY", env = "HAWSER_KEY", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "KEY", env = "HAWSER_KEY", hide_env_values = true)]
     pub key: Option<String>,
 
     /// Data folder to find operator.key in
-    #[arg(long, global = true, value_name = "FOLDER", env = "HAWSER_DATA", default_value = "hawser-data")]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "FOLDER", env = "HAWSER_DATA", default_value = "hawser-data")]
     pub data: PathBuf,
 
     #[command(flatten)]
@@ -37,15 +41,15 @@ pub struct Server {
 #[derive(clap::Args, Clone)]
 pub struct Tls {
     /// PEM file with the CA of the server's certificate, instead of the system's
-    #[arg(long, global = true, value_name = "FILE", env = "HAWSER_CA")]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "FILE", env = "HAWSER_CA")]
     ca: Option<PathBuf>,
 
     /// PEM file with a certificate to show, where the server demands one
-    #[arg(long, global = true, value_name = "FILE", env = "HAWSER_CLIENT_CERT")]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "FILE", env = "HAWSER_CLIENT_CERT")]
     client_cert: Option<PathBuf>,
 
     /// PEM file with that certificate's private key
-    #[arg(long, global = true, value_name = "FILE", env = "HAWSER_CLIENT_KEY")]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "FILE", env = "HAWSER_CLIENT_KEY")]
     client_key: Option<PathBuf>,
 }
 

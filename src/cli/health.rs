@@ -9,7 +9,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::connect::{Tls, explain};
+use super::connect::{HEADING, Tls, explain};
 
 /// Ask a server whether it serves; needs no key
 ///
@@ -20,7 +20,7 @@ use super::connect::{Tls, explain};
 )]
 pub struct Health {
     /// The server's address
-    #[arg(long, value_name = "URL", env = "HAWSER_ADDR", default_value = "http://127.0.0.1:8610")]
+    #[arg(long, help_heading = HEADING, value_name = "URL", env = "HAWSER_ADDR", default_value = "http://127.0.0.1:8610")]
     addr: String,
 
     #[command(flatten)]
