@@ -22,6 +22,7 @@ mod m0016_rate_limits;
 mod m0017_signatures;
 mod m0018_rotation;
 mod m0019_credentials;
+mod m0020_alerts;
 mod m0022_project_limits;
 mod m0023_labels;
 
@@ -50,6 +51,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0017_signatures::Migration),
             Box::new(m0018_rotation::Migration),
             Box::new(m0019_credentials::Migration),
+            Box::new(m0020_alerts::Migration),
             Box::new(m0022_project_limits::Migration),
             Box::new(m0023_labels::Migration),
         ]

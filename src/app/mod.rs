@@ -61,8 +61,9 @@ impl App {
             Store::open(config.store).await.with_context(|| format!("cannot open the store {place}"))?;
         let dispatcher = Dispatcher::new(config.dispatch)?;
         let pinger = Pinger::new(dispatcher.clone(), config.pings);
+        let has_mail = config.engine.alerts.mail.is_some();
         let engine = Engine::start(store.clone(), dispatcher, config.engine, metrics.clone()).await?;
-        let handles = Handles { ingest: engine.ingest.clone(), wake: engine.wake.clone(), pinger };
+        let handles = Handles { ingest: engine.ingest.clone(), wake: engine.wake.clone(), pinger, has_mail };
         let services =
             Services::new(store.clone(), handles, config.rules, config.watch, config.limits, metrics.clone());
         let given = config.operator_key.as_ref().map(|key| key.0.as_str());

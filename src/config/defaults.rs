@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use super::{ADMIN_PORT, ListenOrOff, LogFormat, Options, PORT, PORTAL_PORT};
+use super::{ADMIN_PORT, ListenOrOff, LogFormat, Options, PORT, PORTAL_PORT, SmtpTls};
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::event::FanOut;
 use crate::domain::rotation::PERIOD_MIN;
@@ -22,6 +22,9 @@ pub const CONNECTION_AGE: u64 = 1800;
 pub const WATCH_STREAMS: usize = 1000;
 pub const WATCH_LAG: u64 = 30;
 pub const CHANGES_RETENTION: u64 = 7 * 24 * 3600;
+pub const ALERT_ATTEMPTS: u16 = 12;
+pub const ALERT_BACKOFF: u64 = 5;
+pub const ALERTS_RETENTION: u64 = 30 * 24 * 3600;
 
 pub fn listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], PORT))
@@ -66,6 +69,10 @@ impl Options {
             endpoints_max: Some(ENDPOINTS_MAX),
             fan_out_at_once: Some(FanOut::default().at_once),
             rotation_period_min: Some(PERIOD_MIN.as_secs()),
+            smtp_tls: Some(SmtpTls::default()),
+            alert_attempts: Some(ALERT_ATTEMPTS),
+            alert_backoff: Some(ALERT_BACKOFF),
+            alerts_retention: Some(ALERTS_RETENTION),
             drain: Some(DRAIN),
             lease: Some(LEASE),
             node: Some(self.node_name()),

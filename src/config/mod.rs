@@ -5,6 +5,7 @@
 
 mod defaults;
 mod keys;
+mod mail;
 mod options;
 mod show;
 
@@ -18,7 +19,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 pub use keys::{KeyFile, read_master_keys, read_operator_key, write_operator_key};
-pub use options::{ListenOrOff, LogFormat, Options};
+pub use options::{ListenOrOff, LogFormat, Options, SmtpTls};
 pub use show::{Source, show};
 
 use crate::dispatch::DispatchSettings;
@@ -143,6 +144,7 @@ impl Config {
                 pending_max: options.pending_max.unwrap_or(defaults::PENDING_MAX),
                 node: options.node_name(),
                 lease,
+                alerts: options.alerts(extra_roots.as_deref().unwrap_or_default())?,
                 changes_retention: Duration::from_secs(changes_retention),
             },
             watch,

@@ -172,6 +172,38 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", env = "HAWSER_ROTATION_PERIOD_MIN")]
     pub rotation_period_min: Option<u64>,
 
+    /// HOST[:PORT] of the mail server for alerts by e-mail [default: none, and e-mail addresses are refused]
+    #[arg(long, value_name = "SERVER", env = "HAWSER_SMTP_SERVER")]
+    pub smtp_server: Option<String>,
+
+    /// How the connection to it is protected: starttls (port 587), tls (port 465), none (port 25) [default: starttls]
+    #[arg(long, value_name = "MODE", env = "HAWSER_SMTP_TLS")]
+    pub smtp_tls: Option<SmtpTls>,
+
+    /// The user to log in there as
+    #[arg(long, value_name = "NAME", env = "HAWSER_SMTP_USER")]
+    pub smtp_user: Option<String>,
+
+    /// That user's password
+    #[arg(long, value_name = "PASSWORD", env = "HAWSER_SMTP_PASSWORD", hide_env_values = true)]
+    pub smtp_password: Option<String>,
+
+    /// Whom mail is from, such as `Hawser <hawser@example.com>`
+    #[arg(long, value_name = "MAILBOX", env = "HAWSER_SMTP_FROM")]
+    pub smtp_from: Option<String>,
+
+    /// Attempts to send an alert before it is given up [default: 12]
+    #[arg(long, value_name = "NUMBER", env = "HAWSER_ALERT_ATTEMPTS")]
+    pub alert_attempts: Option<u16>,
+
+    /// Seconds of the wait after the first of them; each is three times the one before, 2 h at most [default: 5]
+    #[arg(long, value_name = "SECONDS", env = "HAWSER_ALERT_BACKOFF")]
+    pub alert_backoff: Option<u64>,
+
+    /// Seconds for which alerts are kept, sent or not [default: 2592000, 30 days]
+    #[arg(long, value_name = "SECONDS", env = "HAWSER_ALERTS_RETENTION")]
+    pub alerts_retention: Option<u64>,
+
     /// Seconds for attempts in flight to end when the server stops [default: 25]
     #[arg(long, value_name = "SECONDS", env = "HAWSER_DRAIN")]
     pub drain: Option<u64>,
@@ -195,6 +227,18 @@ pub struct Options {
     /// File to write the bound address to, as JSON, once the server serves
     #[arg(long, value_name = "FILE", env = "HAWSER_READY_FILE")]
     pub ready_file: Option<PathBuf>,
+}
+
+/// How the connection to the mail server is protected.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize, serde::Serialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum SmtpTls {
+    #[default]
+    Starttls,
+    Tls,
+    None,
 }
 
 /// How log lines look.
@@ -313,6 +357,14 @@ impl Options {
             endpoints_max: self.endpoints_max.or(file.endpoints_max),
             fan_out_at_once: self.fan_out_at_once.or(file.fan_out_at_once),
             rotation_period_min: self.rotation_period_min.or(file.rotation_period_min),
+            smtp_server: self.smtp_server.or(file.smtp_server),
+            smtp_tls: self.smtp_tls.or(file.smtp_tls),
+            smtp_user: self.smtp_user.or(file.smtp_user),
+            smtp_password: self.smtp_password.or(file.smtp_password),
+            smtp_from: self.smtp_from.or(file.smtp_from),
+            alert_attempts: self.alert_attempts.or(file.alert_attempts),
+            alert_backoff: self.alert_backoff.or(file.alert_backoff),
+            alerts_retention: self.alerts_retention.or(file.alerts_retention),
             drain: self.drain.or(file.drain),
             node: self.node.or(file.node),
             lease: self.lease.or(file.lease),
@@ -332,6 +384,7 @@ impl std::fmt::Debug for Options {
             .field("listen", &self.listen)
             .field("master_key", &self.master_key.as_ref().map(|_| "[redacted]"))
             .field("operator_key", &self.operator_key.as_ref().map(|_| "[redacted]"))
+            .field("smtp_password", &self.smtp_password.as_ref().map(|_| "[redacted]"))
             .finish_non_exhaustive()
     }
 }

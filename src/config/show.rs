@@ -62,6 +62,7 @@ fn table(options: &Options) -> anyhow::Result<toml::Table> {
     });
     options.master_key = options.master_key.map(|_| REDACTED.to_owned());
     options.operator_key = options.operator_key.map(|_| REDACTED.to_owned());
+    options.smtp_password = options.smtp_password.map(|_| REDACTED.to_owned());
     toml::Table::try_from(&options).context("the settings cannot be written as TOML")
 }
 
@@ -102,6 +103,7 @@ mod tests {
         let file = Options {
             slots: Some(8),
             operator_key: Some("hk_canary".to_owned()),
+            smtp_password: Some("canary".to_owned()),
             allow_net: vec!["10.0.0.0/8".to_owned()],
             ..Options::default()
         };

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::alert::AlertEvent;
 use super::attempt::ErrorClass;
 use super::clock::Timestamp;
 use super::delivery::{Delivery, DeliveryStatus};
@@ -28,6 +29,22 @@ pub enum EndpointChangeKind {
     Recovered,
     /// It has a new secret, made by hand or by itself.
     SecretRotated,
+}
+
+impl EndpointChangeKind {
+    /// What alerts tell of it. That a probe is under way is not worth one: how it ends is.
+    pub const fn alert(self) -> Option<AlertEvent> {
+        match self {
+            Self::Created => Some(AlertEvent::EndpointCreated),
+            Self::Updated => Some(AlertEvent::EndpointUpdated),
+            Self::Deleted => Some(AlertEvent::EndpointDeleted),
+            Self::Paused => Some(AlertEvent::EndpointPaused),
+            Self::Resumed | Self::Activated | Self::Recovered => Some(AlertEvent::EndpointActivated),
+            Self::Disabled => Some(AlertEvent::EndpointDisabled),
+            Self::Probing => None,
+            Self::SecretRotated => Some(AlertEvent::SecretRotated),
+        }
+    }
 }
 
 /// What happened to a delivery.

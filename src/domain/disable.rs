@@ -25,6 +25,11 @@ impl DisablePolicy {
     pub fn is_met(&self, failures: u32, first: Timestamp, last: Timestamp) -> bool {
         !self.off && failures >= self.failures && last.since(first) >= self.span
     }
+
+    /// Whether they are half as many, over half the time: when people are warned, also where nothing is switched off.
+    pub fn is_half_met(&self, failures: u32, first: Timestamp, last: Timestamp) -> bool {
+        failures >= self.failures.div_ceil(2) && last.since(first) >= self.span / 2
+    }
 }
 
 #[cfg(test)]
@@ -41,5 +46,16 @@ mod tests {
         // A clock that went back spans nothing.
         assert!(!policy.is_met(20, at(3600), at(0)));
         assert!(!DisablePolicy { off: true, ..policy }.is_met(1000, at(0), at(7200)));
+    }
+
+    #[test]
+    fn half_way_is_half_of_both() {
+        let policy = DisablePolicy::default();
+        let at = |secs: i64| Timestamp::from_millis(secs * 1000);
+        assert!(policy.is_half_met(10, at(0), at(1800)));
+        assert!(!policy.is_half_met(9, at(0), at(1800)));
+        assert!(!policy.is_half_met(1000, at(0), at(1799)));
+        let odd = DisablePolicy { failures: 3, span: Duration::ZERO, off: true };
+        assert!(odd.is_half_met(2, at(0), at(0)) && !odd.is_half_met(1, at(0), at(0)));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::alert::AlertSettings;
 use super::attempt::ErrorClass;
 use super::clock::Timestamp;
 use super::credentials::{Authentication, ClientCertificate};
@@ -232,6 +233,9 @@ pub struct EndpointSettings {
     pub signature: SignatureSettings,
     #[serde(default)]
     pub rotation: RotationSettings,
+    /// None: the project's.
+    #[serde(default)]
+    pub alerts: Option<AlertSettings>,
 }
 
 impl EndpointSettings {

@@ -148,6 +148,11 @@ id!(
     PingId,
     "ping"
 );
+id!(
+    /// One alert on its way by one channel: its `webhook-id`, and its mail's Message-ID.
+    AlertId,
+    "alr"
+);
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@
 //! Watch tells about a committed transaction.
 
 pub mod address;
+pub mod alert;
 pub mod attempt;
 pub mod audit;
 pub mod breaker;

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::alert::{AlertSettings, OperationalWebhook};
 use super::clock::Timestamp;
 use super::disable::DisablePolicy;
 use super::error::{Error, ErrorKind, Result};
@@ -64,6 +65,10 @@ pub struct ProjectSettings {
     pub publishes_per_second: Option<NonZeroU32>,
     /// For endpoints without their own; none: the default.
     pub http_timeout: Option<Duration>,
+    /// For endpoints without their own; none: nobody is told.
+    pub alerts: Option<AlertSettings>,
+    /// Told what happens to all endpoints.
+    pub operational_webhook: Option<OperationalWebhook>,
 }
 
 impl Project {

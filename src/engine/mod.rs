@@ -7,7 +7,7 @@
 //! of events that reach many endpoints. **Lanes** hold work in memory per
 //! endpoint and give slots in turn. The **workers** make attempts. The **claimer** fetches due work for free
 //! slots. The **keeper** renews the process's lease, without which nothing is sent, and frees those of dead
-//! processes. **Probes** try out endpoints that were switched off. The **pacer** reserves
+//! processes. **Probes** try out endpoints that were switched off. **Alerts** tell people what happens to endpoints. The **pacer** reserves
 //! the slots of endpoints with a rate limit. On PostgreSQL there may be other nodes: **versions** keeps the routing table as new as their changes,
 //! and **bells** tell each other what is worth a look.
 //!
@@ -15,6 +15,7 @@
 //! of its claim; a crash repeats at most what was in flight or not yet written. What is not: any order
 //! between deliveries.
 
+mod alerts;
 mod bells;
 mod breakers;
 mod claimer;
@@ -47,6 +48,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use alerts::{MailSettings, MailTls, SenderSettings};
 pub use intake::{IngestHandle, Publish};
 pub use lanes::LaneLimits;
 pub use routing::RoutingTable;
@@ -85,6 +87,7 @@ pub struct EngineSettings {
     pub changes_retention: Duration,
     /// How long its lease lasts unless it is renewed.
     pub lease: Duration,
+    pub alerts: SenderSettings,
 }
 
 /// What services may do with the engine besides publishing.
@@ -249,7 +252,7 @@ impl Engine {
         let align = Align(align_tx);
 
         let keeper = Keeper::start(&store, &settings.node, settings.lease).await?;
-        let routing = RoutingTable::new(store.clone(), settings.rules);
+        let routing = RoutingTable::new(store.clone(), settings.rules.clone());
         let versions = Versions::new(&store);
         let (claims, probes) = (Arc::<Doorbell>::default(), Arc::<Notify>::default());
         let pacer = Arc::<Pacer>::default();
@@ -308,8 +311,16 @@ impl Engine {
         supervise_until(&claimer, &failed, &stop, "starting of paced attempts", task);
         let task = upkeep::run(store.clone(), align_rx, shared.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "upkeep", task);
-        let task = trim::run(store.clone(), settings.changes_retention, stop.clone());
-        supervise_until(&claimer, &failed, &stop, "trimming of the change log", task);
+        let task =
+            trim::run(store.clone(), settings.changes_retention, settings.alerts.retention, stop.clone());
+        supervise_until(&claimer, &failed, &stop, "trimming by age", task);
+        let task = alerts::certificates::run(store.clone(), stop.clone());
+        supervise_until(&claimer, &failed, &stop, "warnings of certificates", task);
+        let sender = alerts::Sender::new(store.clone(), shared.clone(), settings.rules, settings.alerts)?;
+        for channel in sender.channels() {
+            let task = sender.clone().run(channel, stop.clone());
+            supervise_until(&claimer, &failed, &stop, "alerts", task);
+        }
         let task = breakers::run(store.clone(), shared.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "breakers", task);
         let task = probes::run(store.clone(), shared.clone(), probes.clone(), stop.clone());

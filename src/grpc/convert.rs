@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{credentials, pb, policies, signatures};
+use super::{alerts, credentials, pb, policies, signatures};
 use crate::domain::attempt::ErrorClass;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, DeliveryStatus};
@@ -50,6 +50,8 @@ pub fn project(project: Project) -> pb::Project {
         disable_policy: settings.disable_policy.map(policies::disable_message),
         publishes_per_second: settings.publishes_per_second.map_or(0, |limit| count(limit.get())),
         http_timeout: settings.http_timeout.map(duration),
+        alerts: settings.alerts.map(alerts::message),
+        operational_webhook: settings.operational_webhook.map(alerts::webhook_message),
         etag,
         create_time: Some(time(project.created_at)),
     }
@@ -126,6 +128,7 @@ pub fn endpoint(endpoint: Endpoint) -> pb::Endpoint {
         authentication: settings.authentication.map(credentials::authentication_message),
         mtls_client_cert: settings.client_certificate.map(credentials::client_certificate_message),
         ca_certificate: settings.authorities.unwrap_or_default(),
+        alerts: settings.alerts.map(alerts::message),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use tonic::{Request, Response, Status};
 
 use super::check::Check;
-use super::{Api, convert, credentials, pb, pings, policies, principal, signatures};
+use super::{Api, alerts, convert, credentials, pb, pings, policies, principal, signatures};
 use crate::domain::endpoint::{ContentType, CustomHeader, EndpointFilter, EndpointSettings, EndpointStatus};
 use crate::domain::id::EndpointId;
 use crate::service::{EndpointField, EndpointUpdate};
@@ -195,7 +195,7 @@ impl pb::endpoint_service_server::EndpointService for Api {
     }
 }
 
-const FIELDS: [(&str, EndpointField); 19] = [
+const FIELDS: [(&str, EndpointField); 20] = [
     ("uid", EndpointField::Uid),
     ("name", EndpointField::Name),
     ("url", EndpointField::Url),
@@ -215,6 +215,7 @@ const FIELDS: [(&str, EndpointField); 19] = [
     ("signature", EndpointField::Signature),
     ("rotation_period", EndpointField::RotationPeriod),
     ("rotation_grace", EndpointField::RotationGrace),
+    ("alerts", EndpointField::Alerts),
 ];
 
 fn masked(check: &mut Check, paths: &[String]) -> Vec<EndpointField> {
@@ -251,6 +252,7 @@ fn populated(endpoint: &pb::Endpoint) -> Vec<EndpointField> {
         EndpointField::Signature => endpoint.signature.is_some(),
         EndpointField::RotationPeriod => endpoint.rotation_period.is_some(),
         EndpointField::RotationGrace => endpoint.rotation_grace.is_some(),
+        EndpointField::Alerts => endpoint.alerts.is_some(),
     };
     EndpointField::ALL.into_iter().filter(is_set).collect()
 }
@@ -286,6 +288,7 @@ fn settings(check: &mut Check, endpoint: pb::Endpoint) -> EndpointSettings {
         authorities: (!endpoint.ca_certificate.is_empty()).then_some(endpoint.ca_certificate),
         signature: signatures::settings(check, "endpoint.signature", endpoint.signature),
         rotation: signatures::rotation(check, endpoint.rotation_period, endpoint.rotation_grace),
+        alerts: alerts::settings(check, "endpoint.alerts", endpoint.alerts),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The gRPC face: thin handlers (convert, call the service, convert), and what every call passes through.
 
+mod alerts;
 mod audit;
 mod auth;
 mod calls;

@@ -1,14 +1,17 @@
 //! ProjectService.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
 use super::check::Check;
-use super::{Api, convert, pb, policies, principal};
+use super::{Api, alerts, convert, pb, policies, principal};
 use crate::domain::id::{KeyId, ProjectId};
 use crate::domain::principal::{Scope, Scopes};
 use crate::domain::project::{PausedPolicy, ProjectSettings};
+use crate::domain::rotation::GRACE_MAX;
+use crate::domain::secret::SigningSecret;
 use crate::service::{NewKey, ProjectField};
 
 const NAME_MAX: usize = 128;
@@ -25,8 +28,11 @@ impl pb::project_service_server::ProjectService for Api {
         let project = request.into_inner().project.unwrap_or_default();
         let settings = settings(&mut check, project, &ProjectField::ALL);
         let settings = check.finish(Some(settings))?;
-        let project = self.services.create_project(&caller, settings).await?;
-        Ok(Response::new(pb::CreateProjectResponse { project: Some(convert::project(project)) }))
+        let made = self.services.create_project(&caller, settings).await?;
+        Ok(Response::new(pb::CreateProjectResponse {
+            project: Some(convert::project(made.project)),
+            operational_secret: shown(made.operational_secret),
+        }))
     }
 
     async fn get_project(
@@ -57,8 +63,11 @@ impl pb::project_service_server::ProjectService for Api {
         let etag = project.etag.clone();
         let new = settings(&mut check, project, &fields);
         let id = check.finish(id)?;
-        let project = self.services.update_project(&caller, id, new, &fields, &etag).await?;
-        Ok(Response::new(pb::UpdateProjectResponse { project: Some(convert::project(project)) }))
+        let changed = self.services.update_project(&caller, id, new, &fields, &etag).await?;
+        Ok(Response::new(pb::UpdateProjectResponse {
+            project: Some(convert::project(changed.project)),
+            operational_secret: shown(changed.operational_secret),
+        }))
     }
 
     async fn list_projects(
@@ -73,6 +82,32 @@ impl pb::project_service_server::ProjectService for Api {
         let next_page_token = self.services.next_page(&page, &context);
         let projects = page.items.into_iter().map(convert::project).collect();
         Ok(Response::new(pb::ListProjectsResponse { projects, next_page_token }))
+    }
+
+    async fn reveal_operational_secret(
+        &self,
+        request: Request<pb::RevealOperationalSecretRequest>,
+    ) -> Result<Response<pb::RevealOperationalSecretResponse>, Status> {
+        let caller = principal(&request)?;
+        let mut check = Check::default();
+        let id: Option<ProjectId> = check.id("project_id", &request.into_inner().project_id);
+        let id = check.finish(id)?;
+        let secret = self.services.reveal_operational_secret(&caller, id).await?;
+        Ok(Response::new(pb::RevealOperationalSecretResponse { secret: secret.to_string() }))
+    }
+
+    async fn rotate_operational_secret(
+        &self,
+        request: Request<pb::RotateOperationalSecretRequest>,
+    ) -> Result<Response<pb::RotateOperationalSecretResponse>, Status> {
+        let caller = principal(&request)?;
+        let request = request.into_inner();
+        let mut check = Check::default();
+        let id: Option<ProjectId> = check.id("project_id", &request.project_id);
+        let grace = request.grace.map(|grace| check.duration("grace", grace, Duration::ZERO..=GRACE_MAX));
+        let id = check.finish(id)?;
+        let secret = self.services.rotate_operational_secret(&caller, id, grace).await?;
+        Ok(Response::new(pb::RotateOperationalSecretResponse { secret: secret.to_string() }))
     }
 
     async fn create_api_key(
@@ -127,13 +162,15 @@ impl pb::project_service_server::ProjectService for Api {
     }
 }
 
-const FIELDS: [(&str, ProjectField); 6] = [
+const FIELDS: [(&str, ProjectField); 8] = [
     ("name", ProjectField::Name),
     ("paused_policy", ProjectField::PausedPolicy),
     ("retry_policy", ProjectField::RetryPolicy),
     ("disable_policy", ProjectField::DisablePolicy),
     ("publishes_per_second", ProjectField::PublishesPerSecond),
     ("http_timeout", ProjectField::HttpTimeout),
+    ("alerts", ProjectField::Alerts),
+    ("operational_webhook", ProjectField::OperationalWebhook),
 ];
 
 fn masked(check: &mut Check, paths: &[String]) -> Vec<ProjectField> {
@@ -157,6 +194,8 @@ fn populated(project: &pb::Project) -> Vec<ProjectField> {
         ProjectField::DisablePolicy => project.disable_policy.is_some(),
         ProjectField::PublishesPerSecond => project.publishes_per_second != 0,
         ProjectField::HttpTimeout => project.http_timeout.is_some(),
+        ProjectField::Alerts => project.alerts.is_some(),
+        ProjectField::OperationalWebhook => project.operational_webhook.is_some(),
     };
     ProjectField::ALL.into_iter().filter(is_set).collect()
 }
@@ -188,7 +227,17 @@ fn settings(check: &mut Check, project: pb::Project, fields: &[ProjectField]) ->
             }
         },
         http_timeout: policies::http_timeout(check, "project.http_timeout", project.http_timeout),
+        alerts: alerts::settings(check, "project.alerts", project.alerts),
+        operational_webhook: alerts::webhook(
+            check,
+            "project.operational_webhook",
+            project.operational_webhook,
+        ),
     }
+}
+
+fn shown(secret: Option<SigningSecret>) -> String {
+    secret.map(|secret| secret.reveal().to_string()).unwrap_or_default()
 }
 
 fn scopes(check: &mut Check, numbers: &[i32]) -> Scopes {

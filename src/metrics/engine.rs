@@ -29,6 +29,12 @@ struct StatusLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AlertLabels {
+    channel: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
 }
@@ -57,6 +63,7 @@ pub struct EngineMetrics {
     pub breakers_open: Gauge,
     /// 1 while the fault is taken to be on our side of the network.
     pub egress_failing: Gauge,
+    alerts: Family<AlertLabels, Counter>,
 }
 
 impl EngineMetrics {
@@ -81,6 +88,7 @@ impl EngineMetrics {
             lease_seconds: Gauge::default(),
             breakers_open: Gauge::default(),
             egress_failing: Gauge::default(),
+            alerts: Family::default(),
         };
         metrics.register(registry);
         metrics
@@ -134,6 +142,7 @@ impl EngineMetrics {
             "How long the process may still start attempts without a renewal",
             self.lease_seconds.clone(),
         );
+        registry.register("alerts", "Attempts to send alerts, by how they ended", self.alerts.clone());
     }
 
     /// An event was answered: `accepted`, `duplicate`, `refused`, `overloaded` or `failed`.
@@ -149,6 +158,11 @@ impl EngineMetrics {
         if let Some(waited) = waited {
             self.first_attempt_seconds.observe(waited.as_secs_f64());
         }
+    }
+
+    /// An alert was `sent`, is to be tried again (`retry`), or was given up (`failed`).
+    pub fn alert(&self, channel: &'static str, result: &'static str) {
+        self.alerts.get_or_create(&AlertLabels { channel, result }).inc();
     }
 
     /// Deliveries reached a final status.

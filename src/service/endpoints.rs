@@ -1,7 +1,7 @@
 //! Endpoints: create, read, change, delete.
 
 use super::secrets::{NewSecret, check_fit};
-use super::{Services, credentials, found, headers};
+use super::{Services, alerts, credentials, found, headers};
 use crate::domain::change::EndpointChangeKind;
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::{
@@ -45,10 +45,11 @@ pub enum EndpointField {
     Signature,
     RotationPeriod,
     RotationGrace,
+    Alerts,
 }
 
 impl EndpointField {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Uid,
         Self::Name,
         Self::Url,
@@ -68,6 +69,7 @@ impl EndpointField {
         Self::Signature,
         Self::RotationPeriod,
         Self::RotationGrace,
+        Self::Alerts,
     ];
 }
 
@@ -235,6 +237,7 @@ impl Services {
     ) -> Result<EndpointSettings> {
         keep_redacted(&mut changes.headers, &stored.headers);
         credentials::keep_stored(&mut changes, stored, fields)?;
+        alerts::keep_stored(changes.alerts.as_mut(), stored.alerts.as_ref());
         let mut settings = stored.clone();
         for field in fields {
             copy(*field, &mut changes, &mut settings);
@@ -298,6 +301,8 @@ impl Services {
             .collect();
         credentials::check(&mut settings, stored, &self.rules)?;
         check_signature(&mut settings)?;
+        let known = stored.and_then(|stored| stored.alerts.as_ref());
+        self.check_alerts("endpoint.alerts", &mut settings.alerts, known)?;
         settings.rotation.check(&settings.signature, self.limits.rotation_period_min)?;
         Ok(settings)
     }
@@ -342,6 +347,7 @@ fn copy(field: EndpointField, from: &mut EndpointSettings, to: &mut EndpointSett
         EndpointField::Signature => to.signature = std::mem::take(&mut from.signature),
         EndpointField::RotationPeriod => to.rotation.period = from.rotation.period,
         EndpointField::RotationGrace => to.rotation.grace = from.rotation.grace,
+        EndpointField::Alerts => to.alerts = from.alerts.take(),
     }
 }
 
@@ -400,6 +406,7 @@ fn summary(endpoint: &Endpoint) -> String {
         "ca_certificate": settings.authorities,
         "signature": settings.signature,
         "rotation": settings.rotation,
+        "alerts": settings.alerts,
         "status": endpoint.status.as_str(),
         "status_reason": endpoint.status_reason,
     })

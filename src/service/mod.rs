@@ -3,6 +3,7 @@
 //! Services know the engine by two handles only: events are submitted to ingest, and changes wake it. All
 //! transports call these methods, so what they enforce holds everywhere.
 
+mod alerts;
 mod audit;
 mod auto_rotation;
 mod credentials;
@@ -12,6 +13,7 @@ mod endpoints;
 mod events;
 mod headers;
 mod keys;
+mod operational;
 mod pings;
 mod projects;
 mod rotation;
@@ -26,7 +28,7 @@ pub use endpoints::{CreatedEndpoint, EndpointField, EndpointUpdate, PingFirst, R
 pub use events::PublishRequest;
 pub use keys::{KeySecret, NewKey, generate_operator_key, offline};
 pub use pings::{Ping, PingSettings, PingTry, TokenSubject, TokenTest};
-pub use projects::ProjectField;
+pub use projects::{ChangedProject, ProjectField};
 pub use rotation::{Rotation, RotationRequest};
 pub use secrets::NewSecret;
 pub use subscriptions::SubscriptionField;
@@ -55,6 +57,8 @@ pub struct Services {
     rotations: Arc<tokio::sync::Notify>,
     limits: ServiceLimits,
     pinger: Arc<Pinger>,
+    /// Whether alerts can be sent by e-mail.
+    has_mail: bool,
 }
 
 /// What bounds projects and their endpoints.
@@ -71,6 +75,8 @@ pub struct Handles {
     pub ingest: IngestHandle,
     pub wake: Wake,
     pub pinger: Pinger,
+    /// Whether the engine has a mail server.
+    pub has_mail: bool,
 }
 
 impl Services {
@@ -82,7 +88,7 @@ impl Services {
         limits: ServiceLimits,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let Handles { ingest, wake, pinger } = handles;
+        let Handles { ingest, wake, pinger, has_mail } = handles;
         let feed = Feed::new(store.clone(), watch, metrics);
         Self {
             store,
@@ -94,6 +100,7 @@ impl Services {
             rotations: Arc::default(),
             limits,
             pinger: Arc::new(pinger),
+            has_mail,
         }
     }
 

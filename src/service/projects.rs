@@ -1,12 +1,14 @@
 //! Projects.
 
-use super::{Services, found};
+use super::operational::align_secrets;
+use super::{Services, alerts, found};
 use crate::domain::clock::Timestamp;
 use crate::domain::error::Result;
 use crate::domain::id::ProjectId;
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::principal::Principal;
 use crate::domain::project::{Project, ProjectSettings};
+use crate::domain::secret::SigningSecret;
 use crate::store::{AuditEntry, Lane, Tx};
 
 /// A field that an update may change.
@@ -18,27 +20,45 @@ pub enum ProjectField {
     DisablePolicy,
     PublishesPerSecond,
     HttpTimeout,
+    Alerts,
+    OperationalWebhook,
 }
 
 impl ProjectField {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Name,
         Self::PausedPolicy,
         Self::RetryPolicy,
         Self::DisablePolicy,
         Self::PublishesPerSecond,
         Self::HttpTimeout,
+        Self::Alerts,
+        Self::OperationalWebhook,
     ];
 }
 
+/// A project that was made or changed.
+pub struct ChangedProject {
+    pub project: Project,
+    /// Of its operational webhook, where it was made now.
+    pub operational_secret: Option<SigningSecret>,
+}
+
 impl Services {
-    pub async fn create_project(&self, principal: &Principal, settings: ProjectSettings) -> Result<Project> {
+    pub async fn create_project(
+        &self,
+        principal: &Principal,
+        mut settings: ProjectSettings,
+    ) -> Result<ChangedProject> {
         principal.require_operator()?;
+        self.check_alerts(ALERTS, &mut settings.alerts, None)?;
+        self.check_webhook(&mut settings.operational_webhook)?;
         let project = Project { id: ProjectId::new(), settings, version: 1, created_at: Timestamp::now() };
         let tx = self.store.begin(Lane::Service).await?;
         tx.insert_project(&project).await?;
+        let operational_secret = align_secrets(&tx, &project).await?;
         audit(&tx, principal, "CreateProject", None, &project).await?;
-        self.commit(tx, async { Ok(project) }).await
+        self.commit(tx, async { Ok(ChangedProject { project, operational_secret }) }).await
     }
 
     pub async fn update_project(
@@ -48,7 +68,7 @@ impl Services {
         mut settings: ProjectSettings,
         fields: &[ProjectField],
         etag: &str,
-    ) -> Result<Project> {
+    ) -> Result<ChangedProject> {
         principal.require_operator()?;
         let mut tx = self.store.begin(Lane::Service).await?;
         let before = found(tx.project(id).await?, "project", id)?;
@@ -60,15 +80,20 @@ impl Services {
         for field in fields {
             copy(*field, &mut settings, &mut project.settings);
         }
+        let stored = before.settings.alerts.as_ref();
+        alerts::keep_stored(project.settings.alerts.as_mut(), stored);
+        self.check_alerts(ALERTS, &mut project.settings.alerts, stored)?;
+        self.check_webhook(&mut project.settings.operational_webhook)?;
         if project == before {
             tx.rollback().await?;
-            return Ok(before);
+            return Ok(ChangedProject { project: before, operational_secret: None });
         }
         project.version += 1;
         tx.update_project(&project).await?;
+        let operational_secret = align_secrets(&tx, &project).await?;
         audit(&tx, principal, "UpdateProject", Some(&before), &project).await?;
         self.commit_routes(tx, id, version).await?;
-        Ok(project)
+        Ok(ChangedProject { project, operational_secret })
     }
 
     pub async fn get_project(&self, principal: &Principal, id: ProjectId) -> Result<Project> {
@@ -104,8 +129,12 @@ fn copy(field: ProjectField, from: &mut ProjectSettings, to: &mut ProjectSetting
         ProjectField::DisablePolicy => to.disable_policy = from.disable_policy,
         ProjectField::PublishesPerSecond => to.publishes_per_second = from.publishes_per_second,
         ProjectField::HttpTimeout => to.http_timeout = from.http_timeout,
+        ProjectField::Alerts => to.alerts = from.alerts.take(),
+        ProjectField::OperationalWebhook => to.operational_webhook = from.operational_webhook.take(),
     }
 }
+
+const ALERTS: &str = "project.alerts";
 
 async fn audit(
     tx: &Tx,
@@ -123,6 +152,8 @@ async fn audit(
             "disable_policy": settings.disable_policy,
             "publishes_per_second": settings.publishes_per_second,
             "http_timeout_ms": settings.http_timeout.map(|timeout| timeout.as_millis()),
+            "alerts": settings.alerts,
+            "operational_webhook": settings.operational_webhook,
         })
         .to_string()
     };

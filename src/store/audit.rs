@@ -62,7 +62,7 @@ impl Store {
 const ID_SLACK: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The smallest UUIDv7 of a millisecond.
-fn first_id(at: Timestamp) -> Uuid {
+pub(super) fn first_id(at: Timestamp) -> Uuid {
     let millis = u128::try_from(at.as_millis()).unwrap_or_default();
     Uuid::from_u128((millis << 80) | (7 << 76) | (0b10 << 62))
 }

@@ -119,6 +119,7 @@ impl Store {
                 incarnation,
                 committed: watch::Sender::new(()),
                 recent: Recent::default(),
+                alerted: watch::Sender::new(()),
                 suspicion: pools.suspicion,
                 outbox: Outbox::default(),
                 process: uuid::Uuid::now_v7(),

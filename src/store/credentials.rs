@@ -1,4 +1,5 @@
-//! Credentials of endpoints at rest: each sealed as a whole, with what is shown of it.
+//! Credentials of endpoints at rest: each sealed as a whole, with what is shown of it. And whom alerts go to, because
+//! some of those URLs are credentials too.
 
 use std::borrow::Cow;
 
@@ -8,9 +9,11 @@ use zeroize::Zeroizing;
 use super::Store;
 use super::error::{Result, StoreError};
 use super::vault::Place;
+use crate::domain::alert::{AlertSettings, SecretUrl};
 use crate::domain::credentials::{AuthMethod, Authentication, ClientCertificate, Credentials};
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::secret::SecretText;
+use crate::domain::subscription::EventTypePattern;
 use crate::domain::url_rules::UrlRules;
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -26,7 +29,47 @@ struct SealedCertificate<'a> {
     key: Cow<'a, str>,
 }
 
+#[derive(serde::Serialize, serde::Deserialize)]
+struct SealedAlerts<'a> {
+    emails: Cow<'a, [String]>,
+    slack: Option<Cow<'a, str>>,
+    teams: Option<Cow<'a, str>>,
+    on: Cow<'a, [EventTypePattern]>,
+}
+
 impl Store {
+    /// Of an endpoint or of a project.
+    pub(super) fn seal_alerts(
+        &self,
+        place: &Place,
+        alerts: Option<&AlertSettings>,
+    ) -> Result<Option<Vec<u8>>> {
+        let Some(AlertSettings { emails, slack, teams, on }) = alerts else { return Ok(None) };
+        let value = SealedAlerts {
+            emails: Cow::Borrowed(emails),
+            slack: slack.as_ref().map(|url| Cow::Borrowed(url.text.expose())),
+            teams: teams.as_ref().map(|url| Cow::Borrowed(url.text.expose())),
+            on: Cow::Borrowed(on),
+        };
+        self.seal_json(place, &value).map(Some)
+    }
+
+    pub(super) fn open_alerts(
+        &self,
+        place: &Place,
+        sealed: Option<Vec<u8>>,
+    ) -> Result<Option<AlertSettings>> {
+        let Some(sealed) = sealed else { return Ok(None) };
+        let json = self.vault().open(place, &sealed)?;
+        let SealedAlerts { emails, slack, teams, on } = read(json.expose())?;
+        Ok(Some(AlertSettings {
+            emails: emails.into_owned(),
+            slack: slack.map(SecretUrl::new),
+            teams: teams.map(SecretUrl::new),
+            on: on.into_owned(),
+        }))
+    }
+
     pub(super) fn seal_authentication(
         &self,
         project: ProjectId,
@@ -105,7 +148,7 @@ impl Store {
         Ok(Some(Credentials { version, authentication, client_certificate, authorities, token_url }))
     }
 
-    fn seal_json<T: serde::Serialize>(&self, place: &Place, value: &T) -> Result<Vec<u8>> {
+    pub(super) fn seal_json<T: serde::Serialize>(&self, place: &Place, value: &T) -> Result<Vec<u8>> {
         let json = serde_json::to_vec(value)
             .map(Zeroizing::new)
             .map_err(|error| StoreError::Corrupt(format!("{}: {error}", place.column)))?;
@@ -114,12 +157,12 @@ impl Store {
 }
 
 /// What fails to parse is told by its place only: serde's message might quote it.
-fn read<'a, T: serde::Deserialize<'a>>(json: &'a [u8]) -> Result<T> {
+pub(super) fn read<'a, T: serde::Deserialize<'a>>(json: &'a [u8]) -> Result<T> {
     serde_json::from_slice(json).map_err(|error| {
         StoreError::Corrupt(format!("credentials, at line {} column {}", error.line(), error.column()))
     })
 }
 
-fn place(column: &'static str, project: ProjectId, endpoint: EndpointId) -> Place {
+pub(super) fn place(column: &'static str, project: ProjectId, endpoint: EndpointId) -> Place {
     Place { table: "endpoints", column, row: endpoint.uuid(), project: Some(project) }
 }

@@ -8,11 +8,13 @@ use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect, Statement};
 use uuid::Uuid;
 
 use super::Store;
+use super::credentials::place;
 use super::error::{Result, StoreError};
 use super::labels;
 use super::routes::{from_json, own_timeout, policy_of, rate_of};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
+use crate::domain::alert::AlertDetail;
 use crate::domain::attempt::ErrorClass;
 use crate::domain::change::{Change, EndpointChange, EndpointChangeKind};
 use crate::domain::clock::Timestamp;
@@ -62,6 +64,7 @@ mod entity {
         pub signature: Option<String>,
         pub rotation_period_ms: Option<i64>,
         pub rotation_grace_ms: i64,
+        pub alerts_sealed: Option<Vec<u8>>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -86,7 +89,7 @@ impl Tx {
         entity::Entity::insert(row).exec_without_returning(self.db()).await?;
         self.insert_labels(endpoint).await?;
         self.prepare_slots(endpoint.id, endpoint.settings.rate_limit.as_ref()).await?;
-        self.tell(EndpointChangeKind::Created, endpoint)
+        self.tell(EndpointChangeKind::Created, endpoint).await
     }
 
     /// An endpoint as of this transaction.
@@ -109,7 +112,7 @@ impl Tx {
             self.insert_labels(&endpoint).await?;
         }
         self.prepare_slots(endpoint.id, endpoint.settings.rate_limit.as_ref()).await?;
-        self.tell(kind, &endpoint)
+        self.tell(kind, &endpoint).await
     }
 
     /// Removes an endpoint with its subscriptions, secrets and health. Its history stays.
@@ -128,11 +131,11 @@ impl Tx {
         }
         let count = "UPDATE projects SET endpoint_count = endpoint_count - 1 WHERE id = $1";
         self.run(count, [endpoint.project.uuid().into()]).await?;
-        self.tell(EndpointChangeKind::Deleted, &next_revision(endpoint))
+        self.tell(EndpointChangeKind::Deleted, &next_revision(endpoint)).await
     }
 
-    /// Notes for Watch what happened to an endpoint.
-    fn tell(&mut self, kind: EndpointChangeKind, endpoint: &Endpoint) -> Result<()> {
+    /// Notes for Watch what happened to an endpoint, and writes the alerts that it makes.
+    async fn tell(&mut self, kind: EndpointChangeKind, endpoint: &Endpoint) -> Result<()> {
         let snapshot = snapshot::write(endpoint)?;
         self.record(Change::Endpoint(EndpointChange {
             kind,
@@ -141,7 +144,10 @@ impl Tx {
             owner: endpoint.settings.owner_id.as_deref().map(Into::into),
             snapshot,
         }));
-        Ok(())
+        match kind.alert() {
+            Some(event) => self.raise(event, endpoint, AlertDetail::None).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -216,6 +222,7 @@ impl Store {
                     period: row.rotation_period_ms.map(long_millis),
                     grace: long_millis(row.rotation_grace_ms),
                 },
+                alerts: self.open_alerts(&place("alerts_sealed", project, id), row.alerts_sealed)?,
             },
             status: EndpointStatus::from_code(row.status)
                 .ok_or_else(|| StoreError::Corrupt(format!("the status of {id}")))?,
@@ -282,6 +289,10 @@ impl Store {
             signature: Set(Some(to_json(&settings.signature)?)),
             rotation_period_ms: Set(settings.rotation.period.map(in_millis)),
             rotation_grace_ms: Set(in_millis(settings.rotation.grace)),
+            alerts_sealed: Set(self.seal_alerts(
+                &place("alerts_sealed", endpoint.project, endpoint.id),
+                settings.alerts.as_ref(),
+            )?),
         })
     }
 }

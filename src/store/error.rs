@@ -48,6 +48,11 @@ impl StoreError {
         }
     }
 
+    /// Whether a stored value does not open or read, which no other row's fault is.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Sealed(_) | Self::Corrupt(_))
+    }
+
     /// Whether what the call should have done may have been done all the same, or may still be.
     pub fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Unanswered(_) | Self::TimedOut)

@@ -13,6 +13,8 @@ use super::now_sql;
 use super::outcomes::{FinishedAttempt, Next};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
+use super::warnings::Warning;
+use crate::domain::alert::AlertDetail;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::change::EndpointChangeKind;
 use crate::domain::clock::Timestamp;
@@ -96,7 +98,7 @@ impl Streak {
     }
 
     fn add(&mut self, one: &FinishedAttempt) {
-        let Some((class, detail)) = &one.attempt.outcome.error else {
+        if one.attempt.outcome.is_success() {
             *self = Self {
                 any_success: true,
                 gone: self.gone,
@@ -104,7 +106,7 @@ impl Streak {
                 ..Self::new(one)
             };
             return;
-        };
+        }
         if self.failures == 0 {
             self.first = one.ended_at;
         }
@@ -117,7 +119,7 @@ impl Streak {
         // What a 410 says stands, whatever came after it.
         if !self.gone {
             self.gone = one.attempt.outcome.is_gone();
-            self.cause = if detail.is_empty() { class.as_str().to_owned() } else { detail.clone() };
+            self.cause = one.cause();
         }
     }
 }
@@ -148,6 +150,8 @@ struct After {
     counted_since: Option<Timestamp>,
     opens: u16,
     probe: Option<DeliveryId>,
+    /// Its failing was told.
+    warned: bool,
 }
 
 impl Tx {
@@ -207,13 +211,18 @@ impl Tx {
         bumped: &mut BTreeMap<ProjectId, i64>,
         rules: &FailureRules,
     ) -> Result<Aftermath> {
-        let mut aftermath = Aftermath { closed: self.heal(streaks).await?, ..Aftermath::default() };
+        let (closed, answering) = self.heal(streaks).await?;
+        let mut aftermath = Aftermath { closed, ..Aftermath::default() };
         let failed = self.count_failures(streaks, rules).await?;
         self.move_breakers(streaks, &failed, rules, &mut aftermath).await?;
         let failed: HashMap<EndpointId, After> =
             failed.into_iter().map(|after| (after.endpoint, after)).collect();
+        let mut failing = Vec::new();
         for (endpoint, streak) in &streaks.0 {
             let after = failed.get(endpoint);
+            if let Some(warning) = after.and_then(|after| after.warning(streak)) {
+                failing.push(warning);
+            }
             if !streak.gone && !after.is_some_and(|after| after.meets(&streak.disable, streak.last)) {
                 continue;
             }
@@ -226,30 +235,39 @@ impl Tx {
                 aftermath.open.remove(endpoint);
                 aftermath.opened.retain(|opened| opened != endpoint);
                 aftermath.disabled.push((streak.project, version, *endpoint));
+                failing.retain(|(failing, ..)| failing != endpoint);
             }
         }
+        self.tell_recovered(answering).await?;
+        self.tell_failing(failing).await?;
         Ok(aftermath)
     }
 
-    /// Starts the counts of endpoints with a success anew; returns those whose breaker that closed.
-    async fn heal(&self, streaks: &Streaks) -> Result<Vec<EndpointId>> {
+    /// Starts the counts of endpoints with a success anew; returns those whose breaker that closed, and those whose
+    /// recovery is to be told.
+    async fn heal(&self, streaks: &Streaks) -> Result<(Vec<EndpointId>, Vec<Warning>)> {
         let mut healed = Rows::new([("id", Kind::Uuid)]);
         for (endpoint, _) in streaks.0.iter().filter(|(_, streak)| streak.any_success) {
             healed.push([endpoint.uuid().into()]);
         }
         let sql = "UPDATE endpoint_health SET consecutive_failures = 0, failing_since = NULL, counted = 0, \
                    counted_since = NULL FROM v WHERE endpoint_id = v.id AND consecutive_failures > 0 \
-                   RETURNING endpoint_id, breaker_opens";
-        let mut closed = Vec::new();
+                   RETURNING endpoint_id, breaker_opens, project_id, recovery_untold";
+        let (mut closed, mut answering) = (Vec::new(), Vec::new());
         for row in healed.query(self.db(), sql).await? {
+            let endpoint = EndpointId::from_uuid(row.try_get_by_index(0)?);
             if row.try_get_by_index::<i16>(1)? > 0 {
-                closed.push(EndpointId::from_uuid(row.try_get_by_index(0)?));
+                closed.push(endpoint);
+            }
+            if row.try_get_by_index::<i16>(3)? > 0 {
+                let project = ProjectId::from_uuid(row.try_get_by_index(2)?);
+                answering.push((endpoint, project, AlertDetail::None));
             }
         }
         for endpoint in &closed {
             self.close_breaker(*endpoint).await?;
         }
-        Ok(closed)
+        Ok((closed, answering))
     }
 
     async fn count_failures(&self, streaks: &Streaks, rules: &FailureRules) -> Result<Vec<After>> {
@@ -284,7 +302,8 @@ impl Tx {
                    counted = CASE excluded.counted WHEN 0 THEN 0 ELSE endpoint_health.counted + excluded.counted END, \
                    counted_since = CASE excluded.counted WHEN 0 THEN NULL \
                    ELSE COALESCE(endpoint_health.counted_since, excluded.counted_since) END \
-                   RETURNING endpoint_id, consecutive_failures, counted, counted_since, breaker_opens, breaker_probe";
+                   RETURNING endpoint_id, consecutive_failures, counted, counted_since, breaker_opens, breaker_probe, \
+                   recovery_untold";
         let rows = failing.query(self.db(), sql).await?;
         rows.iter()
             .map(|row| {
@@ -295,6 +314,7 @@ impl Tx {
                     counted_since: row.try_get_by_index::<Option<i64>>(3)?.map(Timestamp::from_millis),
                     opens: u16::try_from(row.try_get_by_index::<i16>(4)?).unwrap_or_default(),
                     probe: row.try_get_by_index::<Option<Uuid>>(5)?.map(DeliveryId::from_uuid),
+                    warned: row.try_get_by_index::<i16>(6)? > 0,
                 })
             })
             .collect()
@@ -366,6 +386,7 @@ impl Tx {
         endpoint.consecutive_failures = after.map_or(0, |after| after.failures);
         self.update_endpoint(EndpointChangeKind::Disabled, &endpoint).await?;
         self.close_breaker(id).await?;
+        self.forget_failing(id).await?;
         Ok(true)
     }
 
@@ -380,8 +401,8 @@ impl Tx {
     /// Zeroes the counts of failures in a row and closes the breaker.
     pub async fn reset_health(&self, endpoint: EndpointId) -> Result<()> {
         let sql = "UPDATE endpoint_health SET consecutive_failures = 0, failing_since = NULL, counted = 0, \
-                   counted_since = NULL, breaker_opens = 0, breaker_until = NULL, breaker_probe = NULL \
-                   WHERE endpoint_id = $1";
+                   counted_since = NULL, breaker_opens = 0, breaker_until = NULL, breaker_probe = NULL, \
+                   failing_told_at = NULL, recovery_untold = 0 WHERE endpoint_id = $1";
         let values = [endpoint.uuid().into()];
         self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
         Ok(())
@@ -391,6 +412,15 @@ impl Tx {
 impl After {
     fn meets(&self, policy: &DisablePolicy, last: Timestamp) -> bool {
         self.counted_since.is_some_and(|first| policy.is_met(self.counted, first, last))
+    }
+
+    /// What is to be told of it where it is half way to being switched off.
+    fn warning(&self, streak: &Streak) -> Option<Warning> {
+        let since = self.counted_since.filter(|_| !self.warned)?;
+        streak.disable.is_half_met(self.counted, since, streak.last).then(|| {
+            let detail = AlertDetail::Failing { failures: self.counted, since, error: streak.cause.clone() };
+            (self.endpoint, streak.project, detail)
+        })
     }
 }
 

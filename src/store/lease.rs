@@ -146,6 +146,9 @@ impl Tx {
         if freed > 0 {
             self.ring(Bells::DUE);
         }
+        let free = "UPDATE alerts SET claimed_by = NULL WHERE claimed_by = $1 AND status = 1";
+        let statement = Statement::from_sql_and_values(self.backend(), free, [Value::from(id.uuid())]);
+        self.db().execute_raw(statement).await?;
         self.commit().await?;
         Ok(freed)
     }

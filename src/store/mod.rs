@@ -3,10 +3,12 @@
 //! Reads go through `Store`, writes through a [`Tx`], which ends with the change record of what it changed.
 //! Nothing here decides what should happen; it says what is stored and changes it in one piece.
 
+mod alerts;
 mod align;
 mod attempts;
 mod audit;
 mod breaker;
+mod certificates;
 mod changes;
 mod claim;
 mod connect;
@@ -25,6 +27,7 @@ mod labels;
 mod lease;
 mod meta;
 mod notify;
+mod operational;
 mod outcomes;
 mod partitions;
 mod probe;
@@ -40,6 +43,7 @@ mod subscriptions;
 mod tx;
 mod upkeep;
 mod vault;
+mod warnings;
 
 use std::sync::Arc;
 
@@ -47,6 +51,7 @@ use sea_orm::{DatabaseConnection, DbBackend};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+pub use alerts::{AlertFate, AlertTarget, ClaimedAlert};
 pub use changes::{ChangePage, LogBounds};
 pub use claim::{ClaimRequest, Claimed, ClaimedDelivery};
 pub use connect::{DatabaseUrl, StoreSettings};
@@ -89,6 +94,8 @@ struct Inner {
     committed: watch::Sender<()>,
     /// What this process committed last.
     recent: recent::Recent,
+    /// Rings after each commit here that wrote an alert.
+    alerted: watch::Sender<()>,
     suspicion: silence::Suspicion,
     /// What other processes should hear.
     outbox: notify::Outbox,
@@ -140,6 +147,11 @@ impl Store {
     /// are heard.
     pub fn commits(&self) -> watch::Receiver<()> {
         self.inner.committed.subscribe()
+    }
+
+    /// Rings after commits of this process that wrote an alert.
+    pub fn alerts(&self) -> watch::Receiver<()> {
+        self.inner.alerted.subscribe()
     }
 
     /// Closes all connections once they are idle.

@@ -98,6 +98,25 @@ impl FinishedAttempt {
         self
     }
 
+    /// Why it failed, for people; empty where it did not.
+    pub(super) fn cause(&self) -> String {
+        match &self.attempt.outcome.error {
+            None => String::new(),
+            Some((class, detail)) if detail.is_empty() => class.as_str().to_owned(),
+            Some((_, detail)) => detail.clone(),
+        }
+    }
+
+    /// Whether it was the delivery's last attempt, and no other alert says so: what became of a probe, or of a 410, the
+    /// endpoint's own tells.
+    fn is_exhausted(&self) -> bool {
+        let outcome = &self.attempt.outcome;
+        self.next == Next::Failed
+            && outcome.counts()
+            && !outcome.is_gone()
+            && self.probe != Some(Probe::Endpoint)
+    }
+
     /// When the next attempt is due, and when the delivery ended.
     const fn times(&self, next: Next) -> (Option<Timestamp>, Option<Timestamp>) {
         match next {
@@ -174,6 +193,8 @@ impl Tx {
         let mut aftermath = self.judge_endpoints(&Streaks::of(counted), &mut bumped, rules).await?;
         self.end_probes(moved.iter().map(|fate| fate.one), &bumped, &mut aftermath).await?;
         self.hold_back(&mut moved, &aftermath).await?;
+        let exhausted = moved.iter().filter(|fate| fate.next == Next::Failed).map(|fate| fate.one);
+        self.tell_exhausted(exhausted.filter(|one| one.is_exhausted())).await?;
         aftermath.ended =
             moved.iter().map(|fate| fate.next.status()).filter(|status| status.is_final()).collect();
         self.move_deliveries(&moved);

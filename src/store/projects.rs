@@ -13,6 +13,7 @@ use super::error::{Result, StoreError};
 use super::routes::{limit_of, own_timeout, policy_of};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
+use super::vault::Place;
 use crate::domain::clock::Timestamp;
 use crate::domain::id::{KeyId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
@@ -36,6 +37,8 @@ mod project {
         pub http_timeout_ms: Option<i32>,
         pub version: i64,
         pub publishes_per_second: Option<i32>,
+        pub alerts_sealed: Option<Vec<u8>>,
+        pub operational_webhook: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -70,7 +73,7 @@ mod api_key {
 
 impl Tx {
     pub async fn insert_project(&self, project: &Project) -> Result<()> {
-        let row = project::ActiveModel { routing_version: Set(1), ..row_of(project)? };
+        let row = project::ActiveModel { routing_version: Set(1), ..self.store().row_of_project(project)? };
         project::Entity::insert(row).exec_without_returning(self.db()).await?;
         Ok(())
     }
@@ -78,12 +81,12 @@ impl Tx {
     /// A project as of this transaction.
     pub async fn project(&self, id: ProjectId) -> Result<Option<Project>> {
         let row = project::Entity::find_by_id(id.uuid()).one(self.db()).await?;
-        row.map(project_of).transpose()
+        row.map(|row| self.store().project_of(row)).transpose()
     }
 
     /// Writes a changed project; its routing version is bumped apart.
     pub async fn update_project(&self, project: &Project) -> Result<()> {
-        let row = row_of(project)?;
+        let row = self.store().row_of_project(project)?;
         project::Entity::update(row).validate().map_err(StoreError::from)?.exec(self.db()).await?;
         Ok(())
     }
@@ -121,7 +124,7 @@ impl Tx {
 impl Store {
     pub async fn project(&self, id: ProjectId) -> Result<Option<Project>> {
         let row = project::Entity::find_by_id(id.uuid()).one(self.reader()).await?;
-        row.map(project_of).transpose()
+        row.map(|row| self.project_of(row)).transpose()
     }
 
     /// Oldest first.
@@ -131,7 +134,8 @@ impl Store {
         if let Some(after) = page.after {
             query = query.filter(project::Column::Id.gt(after));
         }
-        let rows = query.all(self.reader()).await?.into_iter().map(project_of).collect::<Result<Vec<_>>>()?;
+        let rows = query.all(self.reader()).await?;
+        let rows = rows.into_iter().map(|row| self.project_of(row)).collect::<Result<Vec<_>>>()?;
         Ok(Page::from_rows(rows, page.size, |project| project.id.uuid()))
     }
 
@@ -192,40 +196,52 @@ impl Store {
     }
 }
 
-fn row_of(project: &Project) -> Result<project::ActiveModel> {
-    let settings = &project.settings;
-    Ok(project::ActiveModel {
-        id: Set(project.id.uuid()),
-        name: Set(settings.name.clone()),
-        paused_policy: Set(settings.paused_policy.code()),
-        retry_policy: Set(settings.retry_policy.as_ref().map(to_json).transpose()?),
-        disable_policy: Set(settings.disable_policy.as_ref().map(to_json).transpose()?),
-        http_timeout_ms: Set(settings.http_timeout.map(short_millis)),
-        version: Set(project.version),
-        publishes_per_second: Set(settings
-            .publishes_per_second
-            .map(|limit| i32::try_from(limit.get()).unwrap_or(i32::MAX))),
-        created_at: Set(project.created_at.as_millis()),
-        // Bumped apart.
-        routing_version: NotSet,
-    })
+impl Store {
+    fn row_of_project(&self, project: &Project) -> Result<project::ActiveModel> {
+        let settings = &project.settings;
+        Ok(project::ActiveModel {
+            id: Set(project.id.uuid()),
+            name: Set(settings.name.clone()),
+            paused_policy: Set(settings.paused_policy.code()),
+            retry_policy: Set(settings.retry_policy.as_ref().map(to_json).transpose()?),
+            disable_policy: Set(settings.disable_policy.as_ref().map(to_json).transpose()?),
+            http_timeout_ms: Set(settings.http_timeout.map(short_millis)),
+            version: Set(project.version),
+            publishes_per_second: Set(settings
+                .publishes_per_second
+                .map(|limit| i32::try_from(limit.get()).unwrap_or(i32::MAX))),
+            created_at: Set(project.created_at.as_millis()),
+            // Bumped apart.
+            routing_version: NotSet,
+            alerts_sealed: Set(self.seal_alerts(&alerts_place(project.id), settings.alerts.as_ref())?),
+            operational_webhook: Set(settings.operational_webhook.as_ref().map(to_json).transpose()?),
+        })
+    }
+
+    fn project_of(&self, row: project::Model) -> Result<Project> {
+        let id = ProjectId::from_uuid(row.id);
+        Ok(Project {
+            id,
+            settings: ProjectSettings {
+                name: row.name,
+                paused_policy: PausedPolicy::from_code(row.paused_policy)
+                    .ok_or_else(|| StoreError::Corrupt("a project's paused_policy".to_owned()))?,
+                retry_policy: policy_of(row.retry_policy)?,
+                disable_policy: policy_of(row.disable_policy)?,
+                publishes_per_second: limit_of(row.publishes_per_second),
+                http_timeout: row.http_timeout_ms.and_then(own_timeout),
+                alerts: self.open_alerts(&alerts_place(id), row.alerts_sealed)?,
+                operational_webhook: policy_of(row.operational_webhook)?,
+            },
+            version: row.version,
+            created_at: Timestamp::from_millis(row.created_at),
+        })
+    }
 }
 
-fn project_of(row: project::Model) -> Result<Project> {
-    Ok(Project {
-        id: ProjectId::from_uuid(row.id),
-        settings: ProjectSettings {
-            name: row.name,
-            paused_policy: PausedPolicy::from_code(row.paused_policy)
-                .ok_or_else(|| StoreError::Corrupt("a project's paused_policy".to_owned()))?,
-            retry_policy: policy_of(row.retry_policy)?,
-            disable_policy: policy_of(row.disable_policy)?,
-            publishes_per_second: limit_of(row.publishes_per_second),
-            http_timeout: row.http_timeout_ms.and_then(own_timeout),
-        },
-        version: row.version,
-        created_at: Timestamp::from_millis(row.created_at),
-    })
+/// Where a project's sealed alert settings live.
+pub(super) fn alerts_place(project: ProjectId) -> Place {
+    Place { table: "projects", column: "alerts_sealed", row: project.uuid(), project: Some(project) }
 }
 
 fn key_of(row: api_key::Model) -> (ApiKey, Vec<u8>) {

@@ -33,6 +33,8 @@ pub struct Tx {
     last: Script,
     /// What the commit rings in other processes.
     bells: Bells,
+    /// Whether it wrote an alert.
+    alerted: bool,
 }
 
 /// Who did what, for the audit log. Holds no secret.
@@ -64,7 +66,7 @@ impl Store {
         let txn = pool.begin_with_options(options).await?;
         let last = Script::new(self.backend());
         let (changes, attempts) = (Vec::new(), Vec::new());
-        Ok(Tx { txn, store: self.clone(), changes, attempts, last, bells: Bells::default() })
+        Ok(Tx { txn, store: self.clone(), changes, attempts, last, bells: Bells::default(), alerted: false })
     }
 }
 
@@ -101,6 +103,11 @@ impl Tx {
         if self.store.inner.recent.is_wanted() {
             self.attempts.push(attempt.clone());
         }
+    }
+
+    /// Says that there is an alert to send.
+    pub(super) fn alerted(&mut self) {
+        self.alerted = true;
     }
 
     /// Takes out what was added so far, to be added again in another order.
@@ -148,6 +155,9 @@ impl Tx {
         if self.changes.is_empty() {
             self.last.run(&self.txn).await?;
             self.txn.commit().await.map_err(unanswered)?;
+            if self.alerted {
+                store.alerted.send_replace(());
+            }
             store.outbox.ring(self.bells);
             return Ok(());
         }
@@ -157,6 +167,9 @@ impl Tx {
             store.recent.add(Committed { record, attempts: self.attempts });
         }
         store.committed.send_replace(());
+        if self.alerted {
+            store.alerted.send_replace(());
+        }
         store.outbox.ring(self.bells.with(Bells::CHANGES));
         Ok(())
     }

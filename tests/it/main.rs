@@ -6,6 +6,10 @@
 mod support;
 
 mod access;
+mod alerts;
+mod alerts_certificates;
+mod alerts_sending;
+mod alerts_settings;
 mod audit;
 mod authentication;
 mod batch;

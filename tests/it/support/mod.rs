@@ -4,6 +4,7 @@ pub mod database;
 pub mod desk;
 pub mod failing;
 pub mod feed;
+pub mod mail;
 pub mod names;
 pub mod pki;
 pub mod proxy;
@@ -13,6 +14,7 @@ pub mod server;
 pub mod sql;
 pub mod stale;
 pub mod token_server;
+pub mod told;
 pub mod web;
 pub mod world;
 

@@ -1,0 +1,271 @@
+//! Alerts: written in the transaction of what they tell, one for each channel that wants it; claimed, sent and
+//! recorded afterwards.
+//!
+//! A claim names the process's lease and a fencing token, as those of deliveries do.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
+
+use super::audit::first_id;
+use super::error::{Result, StoreError};
+use super::operational::OperationalTarget;
+use super::projects::alerts_place;
+use super::routes::{from_json, policy_of};
+use super::rows::{Kind, Rows};
+use super::tx::Tx;
+use super::vault::Place;
+use super::{Lane, Store, now_sql};
+use crate::domain::alert::{Alert, AlertDetail, AlertEvent, Channel, OperationalWebhook};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::Claim;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::id::{AlertId, LeaseId, ProjectId};
+use crate::domain::secret::SecretText;
+
+/// Stored numbers of `alerts.status`; never reuse one.
+const WAITING: i16 = 1;
+const SENT: i16 = 2;
+const FAILED: i16 = 3;
+
+/// An alert that is ours to send.
+pub struct ClaimedAlert {
+    pub id: AlertId,
+    pub channel: Channel,
+    pub claim: Claim,
+    /// Those made before.
+    pub attempts: u16,
+    /// What is told, and where; or why it cannot be.
+    pub content: Result<(Alert, AlertTarget), &'static str>,
+}
+
+/// Where an alert goes.
+pub enum AlertTarget {
+    /// The address of a mailbox, or the URL of a channel in Slack or Teams.
+    Given(SecretText),
+    Operational(OperationalTarget),
+}
+
+/// What sending an alert came to.
+#[derive(Clone, Debug)]
+pub enum AlertFate {
+    Sent,
+    Retry {
+        wait: Duration,
+        error: String,
+    },
+    Failed {
+        error: String,
+    },
+    /// Nothing was tried: it is due again, for whoever comes.
+    GivenBack,
+}
+
+impl Tx {
+    /// Writes the alerts that this makes: one for each channel that wants to be told.
+    pub(super) async fn raise(
+        &mut self,
+        event: AlertEvent,
+        endpoint: &Endpoint,
+        detail: AlertDetail,
+    ) -> Result<()> {
+        let project = endpoint.project;
+        let sql = "SELECT name, alerts_sealed, operational_webhook FROM projects WHERE id = $1";
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [project.uuid().into()]);
+        let Some(row) = self.db().query_one_raw(statement).await? else { return Ok(()) };
+        let name: String = row.try_get_by_index(0)?;
+        let settings = match &endpoint.settings.alerts {
+            Some(own) => Some(own.clone()),
+            None => match self.store().open_alerts(&alerts_place(project), row.try_get_by_index(1)?) {
+                // What happens to its endpoints must go on happening.
+                Err(error) if error.is_unreadable() => {
+                    tracing::error!(%project, error = %error, "nobody is told by the project's alerts");
+                    None
+                }
+                opened => opened?,
+            },
+        };
+        let operational: Option<OperationalWebhook> = policy_of(row.try_get_by_index(2)?)?;
+        let mut targets = Vec::new();
+        if let Some(settings) = settings.as_ref().filter(|settings| settings.wants(event)) {
+            targets.extend(settings.targets());
+        }
+        if operational.is_some_and(|webhook| webhook.wants(event)) {
+            // Where to, and signed by what, the project says when it is sent.
+            targets.push((Channel::Operational, ""));
+        }
+        if targets.is_empty() {
+            return Ok(());
+        }
+        let alert = Alert::new(event, &name, endpoint, detail);
+        self.write_alerts(&alert, &targets).await?;
+        self.alerted();
+        Ok(())
+    }
+
+    async fn write_alerts(&self, alert: &Alert, targets: &[(Channel, &str)]) -> Result<()> {
+        let body = super::endpoints::to_json(alert)?;
+        let mut rows = Rows::new([
+            ("id", Kind::Uuid),
+            ("project_id", Kind::Uuid),
+            ("endpoint_id", Kind::Uuid),
+            ("channel", Kind::SmallInt),
+            ("body", Kind::Text),
+            ("target", Kind::Bytes),
+            ("created_at", Kind::BigInt),
+        ]);
+        for (channel, target) in targets {
+            let id = AlertId::new();
+            let target = match channel {
+                Channel::Operational => Vec::new(),
+                _ => self.store().vault().seal(&target_place(id, alert.project), target.as_bytes())?,
+            };
+            rows.push([
+                id.uuid().into(),
+                alert.project.uuid().into(),
+                alert.endpoint.uuid().into(),
+                channel.code().into(),
+                body.clone().into(),
+                target.into(),
+                alert.at.as_millis().into(),
+            ]);
+        }
+        let (now, operational) = (now_sql(self.backend()), Channel::Operational.code());
+        let sql = format!(
+            "INSERT INTO alerts (id, project_id, endpoint_id, channel, body, target_sealed, status, due_at, attempts, \
+             token, created_at) SELECT v.id, v.project_id, v.endpoint_id, v.channel, v.body, \
+             CASE v.channel WHEN {operational} THEN NULL ELSE v.target END, {WAITING}, {now}, 0, 0, v.created_at FROM v"
+        );
+        rows.execute(self.db(), &sql).await?;
+        Ok(())
+    }
+
+    /// Claims alerts that are due, the oldest first. Fails with [`StoreError::LeaseGone`] where the lease was given up.
+    pub async fn claim_alerts(
+        &self,
+        channel: Channel,
+        lease: LeaseId,
+        limit: usize,
+    ) -> Result<Vec<ClaimedAlert>> {
+        if !self.lease_stands(lease).await? {
+            return Err(StoreError::LeaseGone);
+        }
+        let skip = match self.backend() {
+            DbBackend::Postgres => "FOR UPDATE SKIP LOCKED",
+            _ => "",
+        };
+        let due = due_sql(self.backend(), channel);
+        let sql = format!(
+            "UPDATE alerts SET claimed_by = $1, token = token + 1 WHERE id IN \
+             (SELECT id FROM alerts WHERE {due} ORDER BY due_at LIMIT {limit} {skip}) \
+             RETURNING id, project_id, body, target_sealed, attempts, token"
+        );
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [lease.uuid().into()]);
+        let mut claimed = Vec::new();
+        for row in self.db().query_all_raw(statement).await? {
+            claimed.push(ClaimedAlert {
+                id: AlertId::from_uuid(row.try_get_by_index(0)?),
+                channel,
+                claim: Claim { lease, token: row.try_get_by_index(5)? },
+                attempts: u16::try_from(row.try_get_by_index::<i16>(4)?).unwrap_or_default(),
+                content: self.content(channel, &row).await?,
+            });
+        }
+        // RETURNING is in no order.
+        claimed.sort_by_key(|alert| alert.id);
+        Ok(claimed)
+    }
+
+    /// What a claimed row tells, and where. One that does not read does not keep the others from being sent.
+    async fn content(
+        &self,
+        channel: Channel,
+        row: &QueryResult,
+    ) -> Result<Result<(Alert, AlertTarget), &'static str>> {
+        let project = ProjectId::from_uuid(row.try_get_by_index(1)?);
+        let body: String = row.try_get_by_index(2)?;
+        let Ok(alert) = from_json::<Alert>(&body) else { return Ok(Err("what it tells does not read")) };
+        if channel == Channel::Operational {
+            let target = self.operational_target(project).await?;
+            return Ok(target.map(|target| (alert, AlertTarget::Operational(target))));
+        }
+        let id = AlertId::from_uuid(row.try_get_by_index(0)?);
+        let sealed: Option<Vec<u8>> = row.try_get_by_index(3)?;
+        let opened = self.store().vault().open(&target_place(id, project), &sealed.unwrap_or_default());
+        let text =
+            opened.ok().and_then(|bytes| Some(SecretText::new(std::str::from_utf8(bytes.expose()).ok()?)));
+        Ok(match text {
+            Some(text) => Ok((alert, AlertTarget::Given(text))),
+            None => Err("where it goes does not open: it was sealed with another key"),
+        })
+    }
+}
+
+impl Store {
+    /// Whether an alert is due in this channel that nobody holds.
+    pub async fn has_due_alerts(&self, channel: Channel) -> Result<bool> {
+        let sql = format!("SELECT 1 FROM alerts WHERE {} LIMIT 1", due_sql(self.backend(), channel));
+        let row = self.reader().query_one_raw(Statement::from_string(self.backend(), sql)).await?;
+        Ok(row.is_some())
+    }
+
+    /// Records what sending came to, under the claim; says whether it still stood. Where it goes is forgotten with
+    /// its end.
+    pub async fn finish_alert(&self, alert: &ClaimedAlert, fate: &AlertFate) -> Result<bool> {
+        let (status, wait, error) = match fate {
+            AlertFate::Sent => (SENT, Duration::ZERO, None),
+            AlertFate::Retry { wait, error } => (WAITING, *wait, Some(error.as_str())),
+            AlertFate::Failed { error } => (FAILED, Duration::ZERO, Some(error.as_str())),
+            AlertFate::GivenBack => (WAITING, Duration::ZERO, None),
+        };
+        let made = i16::from(!matches!(fate, AlertFate::GivenBack));
+        let now = now_sql(self.backend());
+        let sql = format!(
+            "UPDATE alerts SET claimed_by = NULL, attempts = attempts + $7, status = $4, due_at = {now} + $5, \
+             last_error = COALESCE($6, last_error), ended_at = CASE $4 WHEN {WAITING} THEN NULL ELSE {now} END, \
+             target_sealed = CASE $4 WHEN {WAITING} THEN target_sealed ELSE NULL END \
+             WHERE id = $1 AND token = $2 AND claimed_by = $3"
+        );
+        let values = [
+            Value::from(alert.id.uuid()),
+            alert.claim.token.into(),
+            alert.claim.lease.uuid().into(),
+            status.into(),
+            i64::try_from(wait.as_millis()).unwrap_or(i64::MAX).into(),
+            error.into(),
+            made.into(),
+        ];
+        let tx = self.begin(Lane::Engine).await?;
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        let stood = tx.db().execute_raw(statement).await?.rows_affected() == 1;
+        tx.commit().await?;
+        Ok(stood)
+    }
+
+    /// Forgets alerts that were made before that time, a bounded number each time. Says how many, and how many of
+    /// them were never sent.
+    pub async fn forget_alerts(&self, before: Timestamp, limit: u32) -> Result<(usize, usize)> {
+        let sql = format!(
+            "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts WHERE id < $1 ORDER BY id LIMIT {limit}) \
+             RETURNING status"
+        );
+        let values = [first_id(before).into()];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        let rows = self.inner.engine.query_all_raw(statement).await?;
+        let waiting = rows
+            .iter()
+            .map(|row| Ok(usize::from(row.try_get_by_index::<i16>(0)? == WAITING)))
+            .sum::<Result<usize>>()?;
+        Ok((rows.len(), waiting))
+    }
+}
+
+fn due_sql(backend: DbBackend, channel: Channel) -> String {
+    let (channel, now) = (channel.code(), now_sql(backend));
+    format!("status = {WAITING} AND channel = {channel} AND claimed_by IS NULL AND due_at <= {now}")
+}
+
+/// Where an alert's sealed target lives.
+fn target_place(alert: AlertId, project: ProjectId) -> Place {
+    Place { table: "alerts", column: "target_sealed", row: alert.uuid(), project: Some(project) }
+}
