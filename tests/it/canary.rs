@@ -104,7 +104,7 @@ async fn secrets_are_found_nowhere(database: Database) {
 }
 
 /// All that the database holds, as text, with what is hexadecimal there as it is too.
-async fn stored(world: &World) -> String {
+pub async fn stored(world: &World) -> String {
     match world.server.sql().await {
         Session::Sqlite(_) => {
             let mut text = String::new();
@@ -136,10 +136,22 @@ async fn stored(world: &World) -> String {
                     .expect("rows");
                 text.push_str(&rows.unwrap_or_default());
             }
+            text.push_str(&dump(world).await);
             let bytes = hex_runs(&text);
             text + &bytes
         }
     }
+}
+
+/// What an operator's backup holds.
+async fn dump(world: &World) -> String {
+    let url = world.server.database().url().expect("PostgreSQL");
+    let ran = tokio::process::Command::new("pg_dump").args(["--dbname", url]).output().await;
+    let ran = ran.expect("pg_dump (postgresql-client) exists");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(text.contains("COPY public.endpoints"));
+    text
 }
 
 /// What `\x…` stands for, wherever it is.

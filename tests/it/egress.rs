@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use crate::egress_table::{LISTENED, OTHERS, PUBLIC, URLS};
 use crate::oauth2;
 use crate::support::names::NameServer;
+use crate::support::told::{all_sent, set_webhook, update_project};
 use crate::support::world::quick_retries;
 use crate::support::{Database, Server, World, in_time};
 
@@ -45,23 +46,32 @@ async fn inside() {
     set_up().await;
     let trap = Trap::start().await;
     for address in LISTENED.iter().chain(&PUBLIC) {
-        TcpStream::connect((ip(address), PORT)).await.unwrap_or_else(|error| panic!("{address}: {error}"));
+        // The kernel takes a moment until a new address is one that can be reached.
+        while TcpStream::connect((ip(address), PORT)).await.is_err() {
+            tokio::task::yield_now().await;
+        }
     }
     trap.wait_for(LISTENED.len() + PUBLIC.len()).await;
     trap.caught.lock().expect("unpoisoned").clear();
 
     let forbidden: Vec<&str> = LISTENED.into_iter().chain(OTHERS).collect();
     let names = NameServer::start(names(&forbidden)).await;
-    let arguments = ["--allow-http", "--nameserver", &names.address.to_string()];
+    let arguments = ["--allow-http", "--nameserver", &names.address.to_string(), "--alert-attempts", "1"];
     let server = Server::start_pinging(Database::sqlite(), &arguments).await;
     let world = World::on(server, pb::PausedPolicy::Discard).await;
 
     urls_are_refused(&world, &forbidden).await;
     let owners = names_are_not_dialled(&world, &forbidden).await;
     deliveries_are_blocked(&world, owners).await;
+    alerts_are_blocked(&world, forbidden.len()).await;
     assert!(trap.caught().is_empty(), "{:?}", trap.caught());
 
     // What is allowed is reached, so the silence above means something.
+    raise_alerts(&world, format!("http://public0.example.com:{PORT}/alert"), String::new()).await;
+    trap.wait_for(1).await;
+    assert_eq!(trap.caught()[0].ip(), ip(PUBLIC[0]));
+    all_sent(&world).await;
+    trap.caught.lock().expect("unpoisoned").clear();
     for (number, address) in PUBLIC.iter().enumerate() {
         let url = format!("http://public{number}.example.com:{PORT}/redirect");
         create(&world, url, None, false).await.expect("a redirect was answered, and a POST accepted");
@@ -136,7 +146,44 @@ async fn create(
     Ok(reply.endpoint.expect("an endpoint"))
 }
 
-/// As an endpoint's URL and as a token server's.
+/// Creates an endpoint, which raises alerts to these URLs.
+async fn raise_alerts(world: &World, slack: String, teams: String) {
+    let endpoint = pb::Endpoint {
+        url: format!("http://public0.example.com:{PORT}/"),
+        alerts: Some(alerts(slack, teams)),
+        ..Default::default()
+    };
+    let request = pb::CreateEndpointRequest {
+        project_id: world.project.clone(),
+        endpoint: Some(endpoint),
+        skip_ping: true,
+        ..Default::default()
+    };
+    world.operator.endpoints().create_endpoint(request).await.expect("created");
+}
+
+fn alerts(slack_webhook_url: String, teams_webhook_url: String) -> pb::Alerts {
+    pb::Alerts { slack_webhook_url, teams_webhook_url, on: vec!["*".to_owned()], ..Default::default() }
+}
+
+/// By every channel that dials a URL.
+async fn alerts_are_blocked(world: &World, forbidden: usize) {
+    for number in 0..forbidden {
+        let [one, mixed] = ["f", "m"].map(|kind| format!("http://{kind}{number}.example.com:{PORT}/alert"));
+        set_webhook(world, [&one, &mixed][number % 2], &[]).await;
+        raise_alerts(world, one, mixed).await;
+    }
+    let made = all_sent(world).await;
+    assert_eq!(made, 3 * forbidden as i64);
+    let mut session = world.server.sql().await;
+    // 3 is failed.
+    let blocked =
+        "SELECT COUNT(*) FROM alerts WHERE status = 3 AND last_error = 'target address not allowed'";
+    assert_eq!(session.numbers(blocked).await, [made]);
+    update_project(world, pb::Project::default(), &["operational_webhook"]).await;
+}
+
+/// As the URL of an endpoint, of a token server, and of alerts.
 async fn urls_are_refused(world: &World, forbidden: &[&str]) {
     let literals = forbidden.iter().map(|address| format!("http://{}/", SocketAddr::new(ip(address), PORT)));
     for url in URLS.iter().map(|url| (*url).to_owned()).chain(literals) {
@@ -148,6 +195,29 @@ async fn urls_are_refused(world: &World, forbidden: &[&str]) {
             ),
         ] {
             let Err(status) = result else { panic!("{url:?} was accepted as {field}") };
+            assert_eq!(status.code(), Code::InvalidArgument, "{url:?}: {status}");
+            assert_eq!(field_violations(&status)[0].field, field, "{url:?}: {status}");
+        }
+        let webhook = pb::OperationalWebhook { url: url.clone(), on: Vec::new() };
+        for (project, field) in [
+            (
+                pb::Project { alerts: Some(alerts(url.clone(), String::new())), ..Default::default() },
+                "project.alerts.slack_webhook_url",
+            ),
+            (
+                pb::Project { alerts: Some(alerts(String::new(), url.clone())), ..Default::default() },
+                "project.alerts.teams_webhook_url",
+            ),
+            (
+                pb::Project { operational_webhook: Some(webhook), ..Default::default() },
+                "project.operational_webhook.url",
+            ),
+        ] {
+            let project = pb::Project { id: world.project.clone(), ..project };
+            let request = pb::UpdateProjectRequest { project: Some(project), ..Default::default() };
+            let Err(status) = world.operator.projects().update_project(request).await else {
+                panic!("{url:?} was accepted as {field}")
+            };
             assert_eq!(status.code(), Code::InvalidArgument, "{url:?}: {status}");
             assert_eq!(field_violations(&status)[0].field, field, "{url:?}: {status}");
         }

@@ -7,6 +7,7 @@ mod support;
 
 mod access;
 mod alerts;
+mod alerts_canary;
 mod alerts_certificates;
 mod alerts_sending;
 mod alerts_settings;
