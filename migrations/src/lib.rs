@@ -25,6 +25,7 @@ mod m0019_credentials;
 mod m0020_alerts;
 mod m0022_project_limits;
 mod m0023_labels;
+mod m0024_route_versions;
 
 use sea_orm_migration::prelude::*;
 
@@ -54,6 +55,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0020_alerts::Migration),
             Box::new(m0022_project_limits::Migration),
             Box::new(m0023_labels::Migration),
+            Box::new(m0024_route_versions::Migration),
         ]
     }
 }

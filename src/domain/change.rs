@@ -138,6 +138,17 @@ pub struct ChangeRecord {
     pub changes: Vec<Change>,
 }
 
+impl ChangeRecord {
+    /// Roughly what it takes in memory.
+    pub fn weight(&self) -> usize {
+        let snapshots = self.changes.iter().map(|change| match change {
+            Change::Delivery(_) => 0,
+            Change::Endpoint(change) => change.snapshot.len(),
+        });
+        size_of::<Self>() + self.changes.len() * size_of::<Change>() + snapshots.sum::<usize>()
+    }
+}
+
 /// A place in the total order, exclusive when it is where reading starts: all up to and including this
 /// change was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

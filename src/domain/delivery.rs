@@ -114,6 +114,27 @@ pub struct Attempt {
     pub outcome: AttemptOutcome,
 }
 
+impl Attempt {
+    /// The same without what the receiver answered.
+    pub fn without_body(attempt: &Arc<Self>) -> Arc<Self> {
+        if attempt.outcome.body.is_empty() {
+            return attempt.clone();
+        }
+        let mut copy = Self::clone(attempt);
+        copy.outcome.body = bytes::Bytes::new();
+        Arc::new(copy)
+    }
+
+    /// Roughly what it takes in memory.
+    pub fn weight(&self) -> usize {
+        let text = |list: &[(String, String)]| -> usize {
+            list.iter().map(|(name, value)| 48 + name.len() + value.len()).sum()
+        };
+        let outcome = &self.outcome;
+        size_of::<Self>() + text(&self.request_headers) + text(&outcome.response_headers) + outcome.body.len()
+    }
+}
+
 /// What the outcome of an attempt makes of its delivery: a pure function of policy and outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {

@@ -3,7 +3,7 @@
 //! A project's routes are a snapshot of its endpoints and subscriptions with the `routing_version` they were
 //! read at. Whoever decides with them first confirms the version inside its transaction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,22 +71,50 @@ pub struct ProjectRoutes {
 }
 
 impl ProjectRoutes {
+    /// Without endpoints.
     pub fn new(
         project: ProjectId,
         version: i64,
         paused_policy: PausedPolicy,
         publishes_per_second: Option<NonZeroU32>,
-        routes: impl IntoIterator<Item = EndpointRoute>,
     ) -> Self {
-        let mut endpoints = HashMap::new();
-        let mut owners: HashMap<Arc<str>, Vec<EndpointId>> = HashMap::new();
-        for route in routes {
-            if let Some(owner) = &route.owner {
-                owners.entry(owner.clone()).or_default().push(route.id);
-            }
-            endpoints.insert(route.id, Arc::new(route));
-        }
+        let (endpoints, owners) = (HashMap::new(), HashMap::new());
         Self { project, version, paused_policy, publishes_per_second, endpoints, owners }
+    }
+
+    /// Takes the endpoints of an earlier version as they were then.
+    pub fn begin_with(&mut self, earlier: &Self) {
+        self.endpoints.clone_from(&earlier.endpoints);
+        self.owners.clone_from(&earlier.owners);
+    }
+
+    /// Adds an endpoint, in place of an earlier version of it.
+    pub fn insert(&mut self, route: EndpointRoute) {
+        self.remove(route.id);
+        if let Some(owner) = &route.owner {
+            self.owners.entry(owner.clone()).or_default().push(route.id);
+        }
+        self.endpoints.insert(route.id, Arc::new(route));
+    }
+
+    fn remove(&mut self, id: EndpointId) {
+        let Some(owner) = self.endpoints.remove(&id).and_then(|route| route.owner.clone()) else { return };
+        if let Some(owned) = self.owners.get_mut(&owner) {
+            owned.retain(|one| *one != id);
+            if owned.is_empty() {
+                self.owners.remove(&owner);
+            }
+        }
+    }
+
+    /// Drops the endpoints that are not among these.
+    pub fn retain(&mut self, ids: &HashSet<EndpointId>) {
+        let gone: Vec<EndpointId> = self.endpoints.keys().filter(|id| !ids.contains(id)).copied().collect();
+        gone.into_iter().for_each(|id| self.remove(id));
+    }
+
+    pub fn endpoint_count(&self) -> usize {
+        self.endpoints.len()
     }
 
     pub fn endpoint(&self, id: EndpointId) -> Option<&Arc<EndpointRoute>> {

@@ -18,7 +18,8 @@ const LOAD_LONGEST: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 enum Known {
     Routes(Arc<ProjectRoutes>),
-    NewerThan(i64),
+    /// And which were known before, so that only the difference has to be read.
+    NewerThan(i64, Option<Arc<ProjectRoutes>>),
 }
 
 impl Known {
@@ -26,7 +27,14 @@ impl Known {
     fn version(&self) -> i64 {
         match self {
             Self::Routes(routes) => routes.version,
-            Self::NewerThan(version) => *version,
+            Self::NewerThan(version, _) => *version,
+        }
+    }
+
+    fn newest_read(&self) -> Option<Arc<ProjectRoutes>> {
+        match self {
+            Self::Routes(routes) => Some(routes.clone()),
+            Self::NewerThan(_, earlier) => earlier.clone(),
         }
     }
 }
@@ -50,7 +58,7 @@ impl RoutingTable {
     pub fn get(&self, project: ProjectId) -> Option<Arc<ProjectRoutes>> {
         match self.known.load().get(&project) {
             Some(Known::Routes(routes)) => Some(routes.clone()),
-            Some(Known::NewerThan(_)) | None => None,
+            Some(Known::NewerThan(..)) | None => None,
         }
     }
 
@@ -59,13 +67,14 @@ impl RoutingTable {
         self.known.load().iter().map(|(project, known)| (*project, known.version())).collect()
     }
 
-    /// Forgets routes older than this version, which exists: nothing goes by them any more, and whoever needs the
+    /// Sets routes older than this version aside, which exists: nothing goes by them any more, and whoever needs the
     /// project's routes next reads them.
     pub fn outdate(&self, project: ProjectId, version: i64) {
         self.known.rcu(|old| {
             let mut known = HashMap::clone(old);
             if known.get(&project).is_none_or(|known| known.version() < version) {
-                known.insert(project, Known::NewerThan(version));
+                let earlier = known.get(&project).and_then(Known::newest_read);
+                known.insert(project, Known::NewerThan(version, earlier));
             }
             known
         });
@@ -88,7 +97,8 @@ impl RoutingTable {
         }
         loop {
             // Everyone waits for this turn, so a connection that hangs must not hold it.
-            let loading = self.store.load_routes(project, &self.rules);
+            let earlier = self.known.load().get(&project).and_then(Known::newest_read);
+            let loading = self.store.load_routes(project, &self.rules, earlier.as_deref());
             let fresh = self.store.in_time(LOAD_LONGEST, loading).await?.map(Arc::new);
             if self.keep(project, fresh.clone()) {
                 fresh.iter().for_each(|routes| tell_unopened(routes, &mut told));

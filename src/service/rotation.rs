@@ -126,7 +126,7 @@ pub(super) async fn rotate(
     }
     let value = secret.or_make(current.kind);
     check_fit(&endpoint.settings.signature, &value)?;
-    tx.retire_secret(current.id, now.plus(grace)).await?;
+    tx.retire_secret(endpoint.id, current.id, now.plus(grace)).await?;
     let id = tx.insert_secret(endpoint.project, endpoint.id, &value, now).await?;
     tx.forget_expired_secrets(endpoint.id, now, EXPIRED_KEPT).await?;
     let due = endpoint.settings.rotation.period.map(|period| now.plus(period));

@@ -88,7 +88,7 @@ impl Services {
             }
             SecretState::Retiring => {}
         }
-        tx.retire_secret(id, now).await?;
+        tx.retire_secret(before.endpoint, id, now).await?;
         let after = SecretInfo { expires_at: Some(now), ..before.clone() };
         audit(&tx, principal, project, "ExpireSecret", Some(&before), &after, None).await?;
         self.commit_routes(tx, project, version).await?;

@@ -114,7 +114,7 @@ impl Services {
         let version = tx.bump_routing(project).await?;
         let subscription = found(tx.subscription(project, id).await?, "subscription", id)?;
         check_etag(&subscription, etag)?;
-        tx.delete_subscription(id).await?;
+        tx.delete_subscription(&subscription).await?;
         audit(&tx, principal, "DeleteSubscription", Some(&subscription), None).await?;
         self.commit_routes(tx, project, version).await
     }

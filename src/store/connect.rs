@@ -78,8 +78,9 @@ pub struct StoreSettings {
     pub read_connections: u32,
 }
 
-/// Statements that the writing connection to SQLite keeps prepared: a few dozen, each for several numbers of rows.
-const STATEMENTS: usize = 400;
+/// Texts that the writing connection to SQLite keeps prepared. Those of 256 rows take up to half a MiB each, but are few;
+/// scripts, of which there are more, join parts of up to 64 rows and take a third of that.
+const STATEMENTS: usize = 128;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Any number will do, so long as all versions agree: one migrator at a time.
 const MIGRATION_LOCK: i64 = 0x6861_7773_6572_0001;
@@ -219,7 +220,7 @@ async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Res
         .options([("idle_in_transaction_session_timeout", "5000")])
         .disable_statement_logging();
     // A plan made while the tables were still empty would scan them, and be kept. The engine asks for rows by key, a few
-    // at a time; others, whose questions vary, have each of them planned.
+    // at a time (and says so where it does not); others, whose questions vary, have each of them planned.
     let by_key = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin"].map(|way| (way, "off"));
     let by_key = options.clone().options(by_key);
     let options = options.options([("plan_cache_mode", "force_custom_plan")]);

@@ -136,6 +136,7 @@ impl Tx {
 
     /// Notes for Watch what happened to an endpoint, and writes the alerts that it makes.
     async fn tell(&mut self, kind: EndpointChangeKind, endpoint: &Endpoint) -> Result<()> {
+        self.reroute(endpoint.id);
         let snapshot = snapshot::write(endpoint)?;
         self.record(Change::Endpoint(EndpointChange {
             kind,

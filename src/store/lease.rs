@@ -138,7 +138,9 @@ impl Tx {
         self.cancel_probes(id).await?;
         // No index finds the rows: every claim would have to keep it. This is rare, and one scan.
         if self.backend() == DbBackend::Postgres {
-            self.db().execute_unprepared("SET LOCAL statement_timeout = '60s'").await?;
+            self.db()
+                .execute_unprepared("SET LOCAL statement_timeout = '60s'; SET LOCAL enable_seqscan = on")
+                .await?;
         }
         let free = "UPDATE queue SET claimed_by = NULL WHERE claimed_by = $1";
         let statement = Statement::from_sql_and_values(self.backend(), free, [Value::from(id.uuid())]);

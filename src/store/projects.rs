@@ -88,6 +88,9 @@ impl Tx {
     pub async fn update_project(&self, project: &Project) -> Result<()> {
         let row = self.store().row_of_project(project)?;
         project::Entity::update(row).validate().map_err(StoreError::from)?.exec(self.db()).await?;
+        // Its settings are part of all its routes.
+        let sql = "UPDATE projects SET routing_base = routing_version WHERE id = $1";
+        self.run(sql, [project.id.uuid().into()]).await?;
         Ok(())
     }
 

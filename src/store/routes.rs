@@ -27,8 +27,14 @@ use crate::domain::subscription::EventTypePattern;
 use crate::domain::url_rules::UrlRules;
 
 impl Store {
-    /// A project's routes, or none where the project is gone. `rules` are today's rules for URLs.
-    pub async fn load_routes(&self, project: ProjectId, rules: &UrlRules) -> Result<Option<ProjectRoutes>> {
+    /// A project's routes, or none where the project is gone. `rules` are today's rules for URLs. Of what was `known`
+    /// before only what changed since is read again.
+    pub async fn load_routes(
+        &self,
+        project: ProjectId,
+        rules: &UrlRules,
+        known: Option<&ProjectRoutes>,
+    ) -> Result<Option<ProjectRoutes>> {
         // One snapshot, so that the version belongs to what is read with it.
         let txn = match self.backend() {
             DbBackend::Postgres => {
@@ -37,7 +43,7 @@ impl Store {
             }
             _ => self.reader().begin().await?,
         };
-        let routes = self.read_routes(&txn, project, rules).await;
+        let routes = self.read_routes(&txn, project, rules, known).await;
         txn.rollback().await?;
         routes
     }
@@ -61,10 +67,12 @@ impl Store {
         txn: &DatabaseTransaction,
         project: ProjectId,
         rules: &UrlRules,
+        known: Option<&ProjectRoutes>,
     ) -> Result<Option<ProjectRoutes>> {
         let sql = "SELECT routing_version, paused_policy, retry_policy, disable_policy, publishes_per_second, \
-                   http_timeout_ms FROM projects WHERE id = $1";
-        let Some(row) = query(txn, sql, project).await?.into_iter().next() else { return Ok(None) };
+                   http_timeout_ms, routing_base, (SELECT COUNT(*) FROM endpoints WHERE project_id = $1) \
+                   FROM projects WHERE id = $1";
+        let Some(row) = query(txn, sql, project, None).await?.into_iter().next() else { return Ok(None) };
         let version = row.try_get_by_index(0)?;
         let policy = PausedPolicy::from_code(row.try_get_by_index(1)?)
             .ok_or_else(|| StoreError::Corrupt("a project's paused_policy".to_owned()))?;
@@ -73,15 +81,20 @@ impl Store {
         let publishes_per_second = limit_of(row.try_get_by_index(4)?);
         let timeout: Option<i32> = row.try_get_by_index(5)?;
         let timeout = timeout.and_then(own_timeout).unwrap_or(HTTP_TIMEOUT);
+        let base: i64 = row.try_get_by_index(6)?;
+        let count: i64 = row.try_get_by_index(7)?;
 
-        let mut live = self.live_secrets(txn, project, Timestamp::now()).await?;
-        let mut patterns = enabled_patterns(txn, project).await?;
+        let mut routes = ProjectRoutes::new(project, version, policy, publishes_per_second);
+        let known = known.filter(|known| known.version >= base);
+        known.iter().for_each(|known| routes.begin_with(known));
+        let since = known.map_or(-1, |known| known.version);
+        let mut live = self.live_secrets(txn, project, since, Timestamp::now()).await?;
+        let mut patterns = enabled_patterns(txn, project, since).await?;
         let sql = "SELECT id, url, owner_id, http_timeout_ms, retry_policy, headers_sealed, status, \
                    disable_policy, max_in_flight, authentication_sealed, client_certificate_sealed, authorities, \
                    credential_version, signature, content_type, rate_requests, rate_per_ms, rate_burst \
-                   FROM endpoints WHERE project_id = $1";
-        let mut routes = Vec::new();
-        for row in query(txn, sql, project).await? {
+                   FROM endpoints WHERE project_id = $1 AND routing_version > $2";
+        for row in query(txn, sql, project, Some(since)).await? {
             let id = EndpointId::from_uuid(row.try_get_by_index(0)?);
             let url: String = row.try_get_by_index(1)?;
             let owner: Option<String> = row.try_get_by_index(2)?;
@@ -89,7 +102,7 @@ impl Store {
             let sealed = self.open_sealed(project, id, &row, rules)?;
             let unopened = sealed.is_none() || live.unopened.contains(&id);
             let (headers, credentials) = sealed.unwrap_or_default();
-            routes.push(EndpointRoute {
+            routes.insert(EndpointRoute {
                 id,
                 owner: owner.map(Into::into),
                 status: EndpointStatus::from_code(row.try_get_by_index(6)?)
@@ -115,7 +128,14 @@ impl Store {
                 credentials: credentials.map(Arc::new),
             });
         }
-        Ok(Some(ProjectRoutes::new(project, version, policy, publishes_per_second, routes)))
+        // Those that were deleted since are still among them.
+        if i64::try_from(routes.endpoint_count()).is_ok_and(|had| had != count) {
+            let sql = "SELECT id FROM endpoints WHERE project_id = $1";
+            let rows = query(txn, sql, project, None).await?;
+            let ids = rows.iter().map(|row| Ok(EndpointId::from_uuid(row.try_get_by_index(0)?)));
+            routes.retain(&ids.collect::<Result<_>>()?);
+        }
+        Ok(Some(routes))
     }
 
     /// What is sealed in a row of endpoints; none where a value of it does not open, which is no fault of the others'.
@@ -170,10 +190,12 @@ impl Store {
 async fn enabled_patterns(
     txn: &DatabaseTransaction,
     project: ProjectId,
+    since: i64,
 ) -> Result<HashMap<EndpointId, Vec<EventTypePattern>>> {
-    let sql = "SELECT endpoint_id, event_types FROM subscriptions WHERE project_id = $1 AND enabled";
+    let sql = "SELECT s.endpoint_id, s.event_types FROM endpoints e JOIN subscriptions s ON s.endpoint_id = e.id \
+               WHERE e.project_id = $1 AND e.routing_version > $2 AND s.enabled";
     let mut patterns: HashMap<EndpointId, Vec<EventTypePattern>> = HashMap::new();
-    for row in query(txn, sql, project).await? {
+    for row in query(txn, sql, project, Some(since)).await? {
         let json: String = row.try_get_by_index(1)?;
         let endpoint = EndpointId::from_uuid(row.try_get_by_index(0)?);
         patterns.entry(endpoint).or_default().extend(from_json::<Vec<EventTypePattern>>(&json)?);
@@ -181,9 +203,15 @@ async fn enabled_patterns(
     Ok(patterns)
 }
 
-async fn query(txn: &DatabaseTransaction, sql: &str, project: ProjectId) -> Result<Vec<QueryResult>> {
+async fn query(
+    txn: &DatabaseTransaction,
+    sql: &str,
+    project: ProjectId,
+    since: Option<i64>,
+) -> Result<Vec<QueryResult>> {
     let backend = txn.get_database_backend();
-    let statement = Statement::from_sql_and_values(backend, sql, [Value::from(project.uuid())]);
+    let values = [Value::from(project.uuid())].into_iter().chain(since.map(Value::from));
+    let statement = Statement::from_sql_and_values(backend, sql, values);
     Ok(txn.query_all_raw(statement).await?)
 }
 

@@ -39,6 +39,10 @@ impl Kind {
 /// 256 rows are one statement: each costs a hand-over to the driver's thread and back.
 const SQLITE_CHUNKS: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
 
+/// Statements for SQLite are joined while their texts are no longer than this, up to about 64 rows each: the driver keeps each
+/// combination of sizes prepared, so only small ones, of which a hand-over is the larger part, are combined.
+const JOINED: usize = 6 << 10;
+
 /// A statement's text, and the values of its parameters.
 type Part = (String, Vec<Value>);
 
@@ -64,19 +68,36 @@ impl Script {
 
     /// On SQLite, returns the number of the row that was inserted last.
     pub async fn run(self, db: &impl ConnectionTrait) -> Result<i64> {
-        let (texts, values): (Vec<String>, Vec<Vec<Value>>) = self.parts.into_iter().unzip();
-        let text = match (self.backend, texts.as_slice()) {
-            (_, []) => return Ok(0),
-            (_, [one]) => one.clone(),
-            (DbBackend::Postgres, many) => {
-                let parts = many.iter().enumerate().map(|(at, text)| format!("s{at} AS ({text})"));
-                format!("WITH {} SELECT", parts.collect::<Vec<_>>().join(", "))
+        let (backend, mut last) = (self.backend, 0);
+        for (text, values) in self.texts() {
+            let done = db.execute_raw(Statement::from_sql_and_values(backend, text, values)).await?;
+            if backend == DbBackend::Sqlite {
+                last = done.last_insert_id().cast_signed();
             }
-            (_, many) => many.join("; "),
-        };
-        let values = values.into_iter().flatten();
-        let done = db.execute_raw(Statement::from_sql_and_values(self.backend, text, values)).await?;
-        Ok(if self.backend == DbBackend::Sqlite { done.last_insert_id().cast_signed() } else { 0 })
+        }
+        Ok(last)
+    }
+
+    /// What is sent at once.
+    fn texts(self) -> Vec<Part> {
+        if self.backend == DbBackend::Postgres && self.parts.len() > 1 {
+            let (texts, values): (Vec<String>, Vec<Vec<Value>>) = self.parts.into_iter().unzip();
+            let parts = texts.iter().enumerate().map(|(at, text)| format!("s{at} AS ({text})"));
+            let text = format!("WITH {} SELECT", parts.collect::<Vec<_>>().join(", "));
+            return vec![(text, values.into_iter().flatten().collect())];
+        }
+        let mut texts: Vec<Part> = Vec::new();
+        for (text, values) in self.parts {
+            match texts.last_mut() {
+                Some((before, others)) if before.len() + text.len() <= JOINED => {
+                    before.push_str("; ");
+                    before.push_str(&text);
+                    others.extend(values);
+                }
+                _ => texts.push((text, values)),
+            }
+        }
+        texts
     }
 }
 

@@ -28,12 +28,13 @@ const COLUMNS: &str = "id, endpoint_id, kind, sealed, created_at, expires_at";
 impl Tx {
     /// Keeps a new secret, which is the endpoint's current one.
     pub async fn insert_secret(
-        &self,
+        &mut self,
         project: ProjectId,
         endpoint: EndpointId,
         secret: &SigningSecret,
         now: Timestamp,
     ) -> Result<SecretId> {
+        self.reroute(endpoint);
         let id = SecretId::new();
         let sealed = self.store().vault().seal(&place(project, id), secret.stored())?;
         let sql = "INSERT INTO secrets (id, project_id, endpoint_id, kind, sealed, created_at) \
@@ -77,8 +78,14 @@ impl Tx {
         rows.iter().map(|row| self.store().secret_of(project, row)).collect()
     }
 
-    /// Says when a secret ends.
-    pub async fn retire_secret(&self, id: SecretId, expires_at: Timestamp) -> Result<()> {
+    /// Says when a secret of an endpoint ends.
+    pub async fn retire_secret(
+        &mut self,
+        endpoint: EndpointId,
+        id: SecretId,
+        expires_at: Timestamp,
+    ) -> Result<()> {
+        self.reroute(endpoint);
         let sql = "UPDATE secrets SET expires_at = $2 WHERE id = $1";
         let values = [id.uuid().into(), expires_at.as_millis().into()];
         self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
@@ -157,17 +164,19 @@ impl Store {
     }
 
     /// Newest first, as signing wants them, the current one in front whatever the clocks of the nodes were. Expired ones
-    /// are left out; what expires later is seen at signing.
+    /// are left out; what expires later is seen at signing. Those of the endpoints that changed since a routing version.
     pub(super) async fn live_secrets(
         &self,
         txn: &DatabaseTransaction,
         project: ProjectId,
+        since: i64,
         now: Timestamp,
     ) -> Result<LiveSecrets> {
-        let sql = "SELECT id, endpoint_id, kind, sealed, expires_at FROM secrets \
-                   WHERE project_id = $1 AND (expires_at IS NULL OR expires_at > $2) \
-                   ORDER BY CASE WHEN expires_at IS NULL THEN 0 ELSE 1 END, id DESC";
-        let values = [project.uuid().into(), now.as_millis().into()];
+        let sql = "SELECT s.id, s.endpoint_id, s.kind, s.sealed, s.expires_at \
+                   FROM endpoints e JOIN secrets s ON s.endpoint_id = e.id \
+                   WHERE e.project_id = $1 AND e.routing_version > $2 AND (s.expires_at IS NULL OR s.expires_at > $3) \
+                   ORDER BY CASE WHEN s.expires_at IS NULL THEN 0 ELSE 1 END, s.id DESC";
+        let values = [project.uuid().into(), since.into(), now.as_millis().into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         self.live(project, txn.query_all_raw(statement).await?)
     }

@@ -39,7 +39,8 @@ mod entity {
 use entity::Column;
 
 impl Tx {
-    pub async fn insert_subscription(&self, subscription: &Subscription) -> Result<()> {
+    pub async fn insert_subscription(&mut self, subscription: &Subscription) -> Result<()> {
+        self.reroute(subscription.endpoint);
         entity::Entity::insert(row_of(subscription)?).exec_without_returning(self.db()).await?;
         Ok(())
     }
@@ -49,14 +50,16 @@ impl Tx {
         find(project, id).one(self.db()).await?.map(subscription_of).transpose()
     }
 
-    pub async fn update_subscription(&self, subscription: &Subscription) -> Result<()> {
+    pub async fn update_subscription(&mut self, subscription: &Subscription) -> Result<()> {
+        self.reroute(subscription.endpoint);
         let row = row_of(subscription)?;
         entity::Entity::update(row).validate().map_err(StoreError::from)?.exec(self.db()).await?;
         Ok(())
     }
 
-    pub async fn delete_subscription(&self, id: SubscriptionId) -> Result<()> {
-        entity::Entity::delete_by_id(id.uuid()).exec(self.db()).await?;
+    pub async fn delete_subscription(&mut self, subscription: &Subscription) -> Result<()> {
+        self.reroute(subscription.endpoint);
+        entity::Entity::delete_by_id(subscription.id.uuid()).exec(self.db()).await?;
         Ok(())
     }
 }

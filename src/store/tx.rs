@@ -4,6 +4,7 @@
 //! advisory lock that is held until the commit is visible and draws the position inside it, so positions
 //! are in the order of commits. Keep what comes before it short, and never wait for the network inside.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sea_orm::{
@@ -14,12 +15,12 @@ use sea_orm::{
 use super::error::{Result, StoreError};
 use super::notify::Bells;
 use super::recent::Committed;
-use super::rows::Script;
+use super::rows::{Kind, Rows, Script};
 use super::{Lane, Store};
 use crate::domain::change::Change;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Attempt;
-use crate::domain::id::{AuditId, ProjectId};
+use crate::domain::id::{AuditId, EndpointId, ProjectId};
 use crate::domain::principal::Principal;
 
 /// A write transaction. Dropped without [`Tx::commit`], it changes nothing.
@@ -29,6 +30,8 @@ pub struct Tx {
     changes: Vec<Change>,
     /// The attempts that the changes tell of.
     attempts: Vec<Arc<Attempt>>,
+    /// Endpoints whose routes change.
+    rerouted: BTreeSet<EndpointId>,
     /// What is written at the end, which nothing in the transaction reads.
     last: Script,
     /// What the commit rings in other processes.
@@ -66,7 +69,8 @@ impl Store {
         let txn = pool.begin_with_options(options).await?;
         let last = Script::new(self.backend());
         let (changes, attempts) = (Vec::new(), Vec::new());
-        Ok(Tx { txn, store: self.clone(), changes, attempts, last, bells: Bells::default(), alerted: false })
+        let (rerouted, bells) = (BTreeSet::new(), Bells::default());
+        Ok(Tx { txn, store: self.clone(), changes, attempts, rerouted, last, bells, alerted: false })
     }
 }
 
@@ -101,7 +105,7 @@ impl Tx {
     /// Says which attempts the changes tell of.
     pub(super) fn record_attempt(&mut self, attempt: &Arc<Attempt>) {
         if self.store.inner.recent.is_wanted() {
-            self.attempts.push(attempt.clone());
+            self.attempts.push(Attempt::without_body(attempt));
         }
     }
 
@@ -113,6 +117,24 @@ impl Tx {
     /// Takes out what was added so far, to be added again in another order.
     pub(super) fn take_changes(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.changes)
+    }
+
+    /// Says that an endpoint's route changes: its settings, its state, a secret or a subscription. Its project must be
+    /// bumped too.
+    pub(super) fn reroute(&mut self, endpoint: EndpointId) {
+        self.rerouted.insert(endpoint);
+    }
+
+    /// Notes with the endpoints which version of their project has their new routes.
+    fn write_routes(&mut self) {
+        let mut rows = Rows::new([("id", Kind::Uuid)]);
+        for endpoint in std::mem::take(&mut self.rerouted) {
+            rows.push([endpoint.uuid().into()]);
+        }
+        let sql = "UPDATE endpoints SET routing_version = \
+                   (SELECT p.routing_version FROM projects AS p WHERE p.id = endpoints.project_id) \
+                   FROM v WHERE endpoints.id = v.id";
+        rows.add_to(&mut self.last, sql);
     }
 
     /// Says that the project's endpoints or subscriptions change, so that no node decides by older ones.
@@ -150,7 +172,8 @@ impl Tx {
     }
 
     /// Writes the change record, if anything watchable changed, and commits.
-    pub async fn commit(self) -> Result<()> {
+    pub async fn commit(mut self) -> Result<()> {
+        self.write_routes();
         let store = &self.store.inner;
         if self.changes.is_empty() {
             self.last.run(&self.txn).await?;

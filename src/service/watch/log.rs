@@ -36,20 +36,7 @@ impl Entry {
 
     /// Roughly what it takes in memory.
     fn weight(&self) -> usize {
-        let change = |change: &Change| match change {
-            Change::Delivery(_) => size_of::<Change>(),
-            Change::Endpoint(change) => size_of::<Change>() + change.snapshot.len(),
-        };
-        let text = |list: &[(String, String)]| -> usize {
-            list.iter().map(|(name, value)| 48 + name.len() + value.len()).sum()
-        };
-        let attempt = |attempt: &Arc<Attempt>| {
-            let outcome = &attempt.outcome;
-            let headers = text(&attempt.request_headers) + text(&outcome.response_headers);
-            size_of::<Attempt>() + headers + outcome.body.len()
-        };
-        self.record.changes.iter().map(change).sum::<usize>()
-            + self.attempts.values().map(attempt).sum::<usize>()
+        self.record.weight() + self.attempts.values().map(|attempt| attempt.weight()).sum::<usize>()
     }
 }
 
