@@ -55,8 +55,9 @@ impl FromStr for EgressProxy {
 fn authorization(url: &url::Url) -> Result<Option<SecretText>, InvalidProxy> {
     let (user, password) = match (url.username(), url.password()) {
         ("", None) => return Ok(None),
-        ("", Some(_)) | (_, None) => return Err(InvalidProxy),
-        (user, Some(password)) => (percent_decode_str(user), percent_decode_str(password)),
+        ("", Some(_)) => return Err(InvalidProxy),
+        // `USER:@` reads as `USER@` does: the password is empty.
+        (user, password) => (percent_decode_str(user), percent_decode_str(password.unwrap_or_default())),
     };
     let mut pair = Zeroizing::new(user.collect::<Vec<u8>>());
     // It would end the user's name.
@@ -145,7 +146,6 @@ mod tests {
             "https://proxy:3128",
             "http://proxy:3128/path",
             "http://proxy/?q",
-            "http://me@proxy:3128",
             "http://:secret@proxy:3128",
             "http://m%3ae:secret@proxy:3128",
             "socks5://p:1",
@@ -156,11 +156,17 @@ mod tests {
 
     #[test]
     fn credentials_are_sent_as_they_were_meant_and_never_shown() {
-        let proxy: EgressProxy = "http://m%C3%A9:p%40ss:word@proxy:3128".parse().expect("a proxy");
-        let sent = proxy.authorization.as_ref().map(SecretText::expose).expect("credentials");
-        let sent = STANDARD.decode(sent.strip_prefix("Basic ").expect("Basic")).expect("base64");
-        assert_eq!(String::from_utf8(sent).expect("text"), "mé:p@ss:word");
-        assert_eq!(proxy.to_string(), "http://proxy:3128");
-        assert!(!format!("{proxy:?}").contains("Basic"), "{proxy:?}");
+        for (url, meant) in [
+            ("http://m%C3%A9:p%40ss:word@proxy:3128", "mé:p@ss:word"),
+            ("http://token:@proxy:3128", "token:"),
+            ("http://token@proxy:3128", "token:"),
+        ] {
+            let proxy: EgressProxy = url.parse().expect("a proxy");
+            let sent = proxy.authorization.as_ref().map(SecretText::expose).expect("credentials");
+            let sent = STANDARD.decode(sent.strip_prefix("Basic ").expect("Basic")).expect("base64");
+            assert_eq!(String::from_utf8(sent).expect("text"), meant);
+            assert_eq!(proxy.to_string(), "http://proxy:3128");
+            assert!(!format!("{proxy:?}").contains("Basic"), "{proxy:?}");
+        }
     }
 }
