@@ -51,13 +51,21 @@ impl IngestHandle {
     /// Waits until the event and its deliveries are durable, or are certain not to be. What was handed over is
     /// written even if the caller stops waiting; where too much waits already, nothing is handed over.
     pub async fn submit(&self, event: Event) -> Result<Receipt> {
-        let room = self.room_now(size(&event));
+        let room = async {
+            self.admit(event.message.project).await?;
+            self.room_now(size(&event))
+        };
+        let room = room.await;
         self.hand_over(event, room).await
     }
 
     /// The same, but waits for a place: for callers that read no further meanwhile.
     pub async fn submit_in_turn(&self, event: Event) -> Result<Receipt> {
-        let room = self.room(size(&event)).await;
+        let room = async {
+            self.admit(event.message.project).await?;
+            self.room(size(&event)).await
+        };
+        let room = room.await;
         self.hand_over(event, room).await
     }
 
@@ -65,7 +73,6 @@ impl IngestHandle {
         let started = Instant::now();
         let handing_over = async {
             let (place, bytes) = room?;
-            self.admit(event.message.project).await?;
             let (reply, answer) = oneshot::channel();
             place.send(Publish { event, reply, _bytes: bytes });
             answer.await.unwrap_or_else(|_| Err(stopping()))
@@ -79,18 +86,22 @@ impl IngestHandle {
     /// order, but for those that their project may not publish now.
     pub async fn submit_all(&self, events: Vec<Event>) -> Result<Vec<Result<Receipt>>> {
         let started = Instant::now();
-        let places = self.queue.try_reserve_many(events.len()).map_err(refused)?;
-        let mut bytes = self.take_bytes(events.iter().map(size).sum())?;
         let mut admitted = Vec::with_capacity(events.len());
-        for event in &events {
-            admitted.push(self.admit(event.message.project).await);
+        for event in events {
+            admitted.push(self.admit(event.message.project).await.map(|()| event));
         }
-        let mut answers = Vec::with_capacity(events.len());
-        for ((place, event), admitted) in places.zip(events).zip(admitted) {
+        let count = admitted.iter().flatten().count();
+        let mut places = self.queue.try_reserve_many(count).map_err(refused)?;
+        let mut bytes = self.take_bytes(admitted.iter().flatten().map(size).sum())?;
+        let mut answers = Vec::with_capacity(admitted.len());
+        for admitted in admitted {
             let (reply, answer) = oneshot::channel();
-            let share = bytes.split(size(&event) as usize).ok_or_else(overloaded);
-            match admitted.and(share) {
-                Ok(bytes) => place.send(Publish { event, reply, _bytes: bytes }),
+            let room = admitted.and_then(|event| {
+                let room = places.next().zip(bytes.split(size(&event) as usize)).ok_or_else(overloaded)?;
+                Ok((event, room))
+            });
+            match room {
+                Ok((event, (place, bytes))) => place.send(Publish { event, reply, _bytes: bytes }),
                 Err(error) => drop(reply.send(Err(error))),
             }
             answers.push(answer);
@@ -136,7 +147,10 @@ impl IngestHandle {
         let Some(routes) = self.routing.known(project).await? else { return Ok(()) };
         match routes.publishes_per_second {
             Some(limit) => self.rates.take(project, limit, std::time::Instant::now()),
-            None => Ok(()),
+            None => {
+                self.rates.forget(project);
+                Ok(())
+            }
         }
     }
 }

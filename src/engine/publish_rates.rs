@@ -32,6 +32,11 @@ impl PublishRates {
         let message = format!("the project may publish {per_second} events a second");
         Err(Error { retry_after: Some(wait), ..Error::quota("PUBLISHES_PER_SECOND", project, message) })
     }
+
+    /// Drops what was counted of a project that has no limit any more.
+    pub fn forget(&self, project: ProjectId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&project);
+    }
 }
 
 #[cfg(test)]
@@ -54,5 +59,8 @@ mod tests {
         rates.take(project, limit, at(334)).expect_err("and only one");
         let rested: Vec<bool> = (0..5).map(|_| rates.take(project, limit, at(60_000)).is_ok()).collect();
         assert_eq!(rested, [true, true, true, false, false], "a rest gives no more than a second's");
+        rates.forget(project);
+        rates.take(project, limit, at(60_000)).expect("a limit that was gone meanwhile counts anew");
+        assert_eq!(rates.0.lock().expect("unpoisoned").len(), 2);
     }
 }
