@@ -12,7 +12,8 @@ use crate::domain::id::ProjectId;
 /// More than these are not counted, so that a long queue is not made longer by counting it.
 pub const COUNTED_MAX: u64 = 10_000;
 
-/// Open deliveries: how many each project has, and how many are kept from being due, by what.
+/// Open deliveries: how many each project has, and how many of those that nobody holds are kept from being due, by
+/// what.
 #[derive(Debug, Default)]
 pub struct PendingCount {
     pub by_project: HashMap<ProjectId, u64>,
@@ -48,17 +49,20 @@ impl Store {
 
     /// Counts the open deliveries. One look through the queue, however much of it is open.
     pub async fn count_pending(&self) -> Result<PendingCount> {
-        let sql = "SELECT project_id, parked, COUNT(*) FROM queue GROUP BY project_id, parked";
+        // What is claimed keeps its mark, and waits no more.
+        let sql = "SELECT project_id, parked, COUNT(*), COUNT(*) - COUNT(claimed_by) FROM queue \
+                   GROUP BY project_id, parked";
         let statement = Statement::from_string(self.backend(), sql);
         let mut count = PendingCount::default();
         for row in self.reader().query_all_raw(statement).await? {
             let project = ProjectId::from_uuid(row.try_get_by_index(0)?);
             let deliveries = u64::try_from(row.try_get_by_index::<i64>(2)?).unwrap_or(0);
+            let waiting = u64::try_from(row.try_get_by_index::<i64>(3)?).unwrap_or(0);
             *count.by_project.entry(project).or_default() += deliveries;
             match row.try_get_by_index(1)? {
-                PARKED_PAUSED => count.paused += deliveries,
-                PARKED_BREAKER => count.breaker += deliveries,
-                PARKED_RATE => count.rate_limit += deliveries,
+                PARKED_PAUSED => count.paused += waiting,
+                PARKED_BREAKER => count.breaker += waiting,
+                PARKED_RATE => count.rate_limit += waiting,
                 _ => {}
             }
         }

@@ -5,10 +5,15 @@ use std::collections::HashSet;
 use hawser_client::pb;
 
 use crate::support::failing::{linear, world_with};
+use crate::support::secrets::seconds;
 use crate::support::world::until;
-use crate::support::{Database, PATIENCE, Receiver, Reply, World, on_both, web};
+use crate::support::{Answer, Database, Desk, PATIENCE, Receiver, Reply, World, on_both, web};
 
-on_both!(known_work_gives_known_numbers, work_that_is_kept_is_counted_by_what_keeps_it);
+on_both!(
+    known_work_gives_known_numbers,
+    work_that_is_kept_is_counted_by_what_keeps_it,
+    an_attempt_in_flight_waits_for_nothing,
+);
 
 /// One series' value.
 fn value(text: &str, series: &str) -> Option<f64> {
@@ -100,11 +105,7 @@ async fn work_that_is_kept_is_counted_by_what_keeps_it(database: Database) {
     };
     let (failing, _) = world.create(endpoint("/failing"), &["*"]).await;
     let (paused, _) = world.create(endpoint("/paused"), &["*"]).await;
-    let slow = pb::RateLimit {
-        requests: 1,
-        per: Some(prost_types::Duration { seconds: 3600, nanos: 0 }),
-        ..Default::default()
-    };
+    let slow = pb::RateLimit { requests: 1, per: Some(seconds(3600)), ..Default::default() };
     let (limited, _) =
         world.create(pb::Endpoint { rate_limit: Some(slow), ..endpoint("/limited") }, &["*"]).await;
     let pause = pb::PauseEndpointRequest { endpoint_id: paused.id.clone(), ..Default::default() };
@@ -130,4 +131,33 @@ async fn work_that_is_kept_is_counted_by_what_keeps_it(database: Database) {
     for state in ["paused", "breaker", "rate_limit"] {
         reaches(&world, &format!("hawser_deliveries_waiting{{state=\"{state}\"}}"), 0.0).await;
     }
+}
+
+async fn an_attempt_in_flight_waits_for_nothing(database: Database) {
+    let world = world_with(database, pb::PausedPolicy::Hold, &[]).await;
+    let desk = Desk::open().await;
+    let slow = pb::RateLimit { requests: 1, per: Some(seconds(3600)), ..Default::default() };
+    let limited = pb::Endpoint {
+        url: desk.url("/"),
+        rate_limit: Some(slow),
+        http_timeout: Some(seconds(60)),
+        ..Default::default()
+    };
+    let (limited, _) = world.create(limited, &["*"]).await;
+    let first = world.publish_to(&limited, b"{}").await.event_id;
+    let first = world.deliveries_of(&first).await.remove(0);
+    let held = desk.request(&first.id).await;
+    let event = pb::PublishEventRequest {
+        event_type: "test.event".to_owned(),
+        target: Some(pb::publish_event_request::Target::EndpointId(limited.id.clone())),
+        payload: b"{}".to_vec().into(),
+        ..Default::default()
+    };
+    let both = pb::BatchPublishEventsRequest { requests: vec![event; 2], ..Default::default() };
+    world.client.events().batch_publish_events(both).await.expect("taken");
+    reaches(&world, "hawser_deliveries_waiting{state=\"in_flight\"}", 1.0).await;
+    // The two are written together: with the one in flight there would be three.
+    reaches(&world, "hawser_deliveries_waiting{state=\"rate_limit\"}", 2.0).await;
+    held.answer(Answer::Status(204));
+    reaches(&world, "hawser_deliveries_waiting{state=\"in_flight\"}", 0.0).await;
 }
