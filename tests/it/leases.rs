@@ -53,9 +53,9 @@ async fn a_killed_nodes_claims_are_taken_over() {
         }
         let events = publish_many(&there, &endpoints, tier(120, 400)).await;
         receiver.wait_for_count(40).await;
-        killed.kill().await;
         let mut session = other.database().session().await;
         let before = leases(&mut session).await;
+        killed.kill().await;
         let begun: HashSet<_> = receiver.seen().iter().map(|one| one.event()).collect();
         other.database().until("the dead node's lease is gone", "SELECT COUNT(*) FROM leases", 2).await;
         let (now, after) = (database_time(&mut session).await, leases(&mut session).await);

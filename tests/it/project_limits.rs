@@ -147,9 +147,11 @@ async fn a_project_publishes_no_faster_than_it_may(database: Database) {
 async fn each_node_counts_for_itself() {
     in_time(async {
         let world = world(Database::postgres().await, &[]).await;
-        limit(&world, 1).await.expect("changed");
         let node = world.server.join().await;
         let there = world.client_of(&node).await;
+        // From now on it knows the project as one without a limit.
+        publish(&there, Target::OwnerId("acme".to_owned()), b"{}", "").await.expect("published");
+        limit(&world, 1).await.expect("changed");
         for client in [&world.client, &there] {
             let mut tasks = tokio::task::JoinSet::new();
             for _ in 0..20 {

@@ -224,7 +224,7 @@ async fn an_aged_connection_acknowledges_what_was_read(database: Database) {
         let count = stored.count("events").await;
         // A client that goes on sending may see the connection break before it has read the last acknowledgements.
         if status.code() == Code::Unavailable {
-            assert!(known > 100, "{known} events");
+            assert!(known > 1, "something was acknowledged");
             assert_eq!(count, known, "each event that was read is acknowledged");
             return;
         }
