@@ -23,6 +23,7 @@ mod m0017_signatures;
 mod m0018_rotation;
 mod m0019_credentials;
 mod m0020_alerts;
+mod m0021_bulk;
 mod m0022_project_limits;
 mod m0023_labels;
 mod m0024_route_versions;
@@ -53,6 +54,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0018_rotation::Migration),
             Box::new(m0019_credentials::Migration),
             Box::new(m0020_alerts::Migration),
+            Box::new(m0021_bulk::Migration),
             Box::new(m0022_project_limits::Migration),
             Box::new(m0023_labels::Migration),
             Box::new(m0024_route_versions::Migration),

@@ -3,6 +3,7 @@
 mod connect;
 mod demo;
 mod health;
+mod import;
 mod keys;
 mod logging;
 mod migrate;
@@ -19,7 +20,7 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not serving (health).\n\
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not serving (health), 4 rows refused (import).\n\
                   Start with `hawser demo`, then `hawser serve --help`."
 )]
 pub struct Cli {
@@ -34,6 +35,7 @@ enum Command {
     Migrate(migrate::Migrate),
     Keys(keys::Keys),
     Secrets(secrets::Secrets),
+    Import(Box<import::Import>),
     Watch(watch::Watch),
     Health(health::Health),
 }
@@ -54,6 +56,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Migrate(command) => command.run().await,
             Command::Keys(command) => command.run().await,
             Command::Secrets(command) => command.run().await,
+            Command::Import(command) => command.run().await,
             Command::Watch(command) => command.run().await,
             Command::Health(command) => command.run().await,
         }

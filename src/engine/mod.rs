@@ -41,6 +41,7 @@ mod versions;
 mod worker;
 mod writer;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,7 @@ use crate::domain::breaker::BreakerPolicy;
 use crate::domain::error::Result;
 use crate::domain::event::FanOut;
 use crate::domain::id::{EndpointId, LeaseId, ProjectId};
+use crate::domain::routing::ProjectRoutes;
 use crate::domain::url_rules::UrlRules;
 use crate::metrics::Metrics;
 use crate::store::{Claimed, Hold, Store};
@@ -106,6 +108,12 @@ impl Wake {
     pub async fn routes_changed(&self, project: ProjectId, version: i64) -> Result<()> {
         self.routing.refresh(project, version).await?;
         Ok(())
+    }
+
+    /// The same after a change of many: whoever needs the project's routes next reads them, so that changes one after
+    /// the other do not read them each time.
+    pub fn routes_outdated(&self, project: ProjectId, version: i64) {
+        self.routing.outdate(project, version);
     }
 
     /// Something became due.
@@ -191,13 +199,18 @@ struct Shared {
 impl Shared {
     /// No attempt goes by older routes than the claim saw: where they cannot be read now, they are read when the
     /// attempt starts.
-    async fn confirm(&self, claimed: &Claimed) {
+    async fn confirm(&self, claimed: &Claimed) -> HashMap<ProjectId, Arc<ProjectRoutes>> {
+        let mut confirmed = HashMap::with_capacity(claimed.versions.len());
         for (project, version) in &claimed.versions {
-            if let Err(error) = self.routing.at_least(*project, *version).await {
-                tracing::warn!(error = writer::chain(&error), "routes could not be read");
-                self.routing.outdate(*project, *version);
+            match self.routing.at_least(*project, *version).await {
+                Ok(routes) => confirmed.extend(routes.map(|routes| (*project, routes))),
+                Err(error) => {
+                    tracing::warn!(error = writer::chain(&error), "routes could not be read");
+                    self.routing.outdate(*project, *version);
+                }
             }
         }
+        confirmed
     }
 
     /// Puts claimed deliveries in their lanes, under the rules that their endpoints have. Those that need slots
@@ -210,11 +223,11 @@ impl Shared {
 
     /// The same, and says whose deliveries need slots.
     async fn push(&self, claimed: Claimed) -> Vec<(ProjectId, EndpointId)> {
-        self.confirm(&claimed).await;
+        let confirmed = self.confirm(&claimed).await;
         let mut paced = Vec::new();
         self.lanes.push(claimed.deliveries, |job| {
-            let routes = self.routing.get(job.message.project);
-            let route = routes.as_ref().and_then(|routes| routes.endpoint(job.endpoint));
+            let routes = confirmed.get(&job.message.project);
+            let route = routes.and_then(|routes| routes.endpoint(job.endpoint));
             let rule = route.map(|route| LaneRule::of(route)).unwrap_or_default();
             if rule.late.is_some() {
                 paced.push((job.message.project, job.endpoint));

@@ -1,17 +1,20 @@
 //! EndpointService.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
 
-use tonic::{Request, Response, Status};
+use futures_util::Stream;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::check::Check;
-use super::{Api, alerts, convert, credentials, pb, pings, policies, principal, signatures};
+use super::listener::Connection;
+use super::{Api, alerts, bulk_stream, convert, credentials, pb, pings, policies, principal, signatures};
 use crate::domain::endpoint::{ContentType, CustomHeader, EndpointFilter, EndpointSettings, EndpointStatus};
 use crate::domain::id::EndpointId;
 use crate::service::{EndpointField, EndpointUpdate};
 
 const TEXT_MAX: usize = 128;
-const PATTERNS_MAX: usize = 100;
+pub(super) const PATTERNS_MAX: usize = 100;
 const IN_FLIGHT_MAX: u16 = 1000;
 const LABELS_MAX: usize = 32;
 
@@ -193,6 +196,20 @@ impl pb::endpoint_service_server::EndpointService for Api {
         let caller = principal(&request)?;
         self.token_test(&caller, request.into_inner()).await.map(Response::new)
     }
+
+    type BulkCreateEndpointsStream =
+        Pin<Box<dyn Stream<Item = Result<pb::BulkCreateEndpointsResponse, Status>> + Send>>;
+
+    async fn bulk_create_endpoints(
+        &self,
+        request: Request<Streaming<pb::BulkCreateEndpointsRequest>>,
+    ) -> Result<Response<Self::BulkCreateEndpointsStream>, Status> {
+        let caller = principal(&request)?;
+        let connection = request.extensions().get::<Connection>();
+        let leaving = connection.map(|connection| connection.leaving.clone()).unwrap_or_default();
+        let answers = bulk_stream::answer(self.clone(), caller, leaving, request.into_inner());
+        Ok(Response::new(Box::pin(answers)))
+    }
 }
 
 const FIELDS: [(&str, EndpointField); 20] = [
@@ -218,7 +235,7 @@ const FIELDS: [(&str, EndpointField); 20] = [
     ("alerts", EndpointField::Alerts),
 ];
 
-fn masked(check: &mut Check, paths: &[String]) -> Vec<EndpointField> {
+pub(super) fn masked(check: &mut Check, paths: &[String]) -> Vec<EndpointField> {
     let mut fields = Vec::new();
     for path in paths {
         match FIELDS.iter().find(|(name, _)| name == path) {
@@ -231,7 +248,7 @@ fn masked(check: &mut Check, paths: &[String]) -> Vec<EndpointField> {
 }
 
 /// The fields that an update without a mask changes (AIP-134).
-fn populated(endpoint: &pb::Endpoint) -> Vec<EndpointField> {
+pub(super) fn populated(endpoint: &pb::Endpoint) -> Vec<EndpointField> {
     let is_set = |field: &EndpointField| match field {
         EndpointField::Uid => !endpoint.uid.is_empty(),
         EndpointField::Name => !endpoint.name.is_empty(),
@@ -257,7 +274,7 @@ fn populated(endpoint: &pb::Endpoint) -> Vec<EndpointField> {
     EndpointField::ALL.into_iter().filter(is_set).collect()
 }
 
-fn settings(check: &mut Check, endpoint: pb::Endpoint) -> EndpointSettings {
+pub(super) fn settings(check: &mut Check, endpoint: pb::Endpoint) -> EndpointSettings {
     let content_type = content_type(check, endpoint.content_type);
     EndpointSettings {
         content_type,

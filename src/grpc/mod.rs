@@ -3,6 +3,8 @@
 mod alerts;
 mod audit;
 mod auth;
+mod bulk;
+mod bulk_stream;
 mod calls;
 mod check;
 mod convert;

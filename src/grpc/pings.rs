@@ -6,7 +6,7 @@ use super::check::Check;
 use super::{Api, convert, credentials, pb};
 use crate::domain::id::EndpointId;
 use crate::domain::principal::Principal;
-use crate::service::TokenSubject;
+use crate::service::{Ping, TokenSubject};
 
 impl Api {
     pub(super) async fn ping(
@@ -19,13 +19,7 @@ impl Api {
         let id: Option<EndpointId> = check.id("endpoint_id", &request.endpoint_id);
         let id = check.finish(id)?;
         let ping = self.services.ping_endpoint(caller, project, id).await?;
-        let tries = ping.tries.iter().map(|one| pb::PingTry {
-            method: one.method.clone(),
-            status_code: one.status.map(i32::from),
-            error_class: convert::error_class(one.error).into(),
-            duration: Some(convert::duration(one.took)),
-        });
-        Ok(pb::PingEndpointResponse { accepted: ping.is_accepted(), tries: tries.collect() })
+        Ok(pb::PingEndpointResponse { accepted: ping.is_accepted(), tries: tries(&ping) })
     }
 
     pub(super) async fn token_test(
@@ -62,6 +56,16 @@ impl Api {
             duration: Some(convert::duration(test.took)),
         })
     }
+}
+
+pub fn tries(ping: &Ping) -> Vec<pb::PingTry> {
+    let tries = ping.tries.iter().map(|one| pb::PingTry {
+        method: one.method.clone(),
+        status_code: one.status.map(i32::from),
+        error_class: convert::error_class(one.error).into(),
+        duration: Some(convert::duration(one.took)),
+    });
+    tries.collect()
 }
 
 /// What a request says of the ping before a change.

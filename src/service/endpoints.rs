@@ -1,17 +1,13 @@
 //! Endpoints: create, read, change, delete.
 
-use super::secrets::{NewSecret, check_fit};
+use super::secrets::NewSecret;
 use super::{Services, alerts, credentials, found, headers};
-use crate::domain::change::EndpointChangeKind;
-use crate::domain::clock::Timestamp;
-use crate::domain::endpoint::{
-    Circuit, CustomHeader, Endpoint, EndpointFilter, EndpointSettings, EndpointStatus,
-};
+use crate::domain::endpoint::{CustomHeader, Endpoint, EndpointFilter, EndpointSettings};
 use crate::domain::error::{Error, ErrorKind, Result};
-use crate::domain::id::{EndpointId, ProjectId, SecretId, SubscriptionId};
+use crate::domain::id::{EndpointId, ProjectId, SecretId};
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::principal::{Principal, Scope};
-use crate::domain::secret::{LiveSecret, SecretKind, SigningSecret};
+use crate::domain::secret::{LiveSecret, SigningSecret};
 use crate::domain::signature::SignatureSettings;
 use crate::domain::subscription::{EventTypePattern, Subscription};
 use crate::store::{AuditEntry, Lane, StoreError, Tx};
@@ -21,6 +17,13 @@ pub struct CreatedEndpoint {
     pub endpoint: Endpoint,
     pub subscription: Subscription,
     pub secret: SigningSecret,
+}
+
+impl CreatedEndpoint {
+    /// Its secret as signing takes it.
+    pub(super) fn live_secret(&self) -> LiveSecret {
+        LiveSecret { id: SecretId::new(), secret: self.secret.clone(), expires_at: None }
+    }
 }
 
 /// A field that an update may change.
@@ -104,54 +107,16 @@ impl Services {
         ping: PingFirst,
     ) -> Result<CreatedEndpoint> {
         let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
-        let now = Timestamp::now();
-        let settings = self.check_settings(settings, None)?;
-        let endpoint = Endpoint {
-            id: EndpointId::new(),
-            project,
-            credential_version: i64::from(settings.has_credentials()),
-            settings,
-            status: EndpointStatus::Active,
-            status_reason: String::new(),
-            status_changed_at: now,
-            version: 1,
-            revision: 1,
-            created_at: now,
-            updated_at: now,
-            consecutive_failures: 0,
-            circuit: Circuit::Closed,
-            last_response: None,
-        };
-        let subscription = Subscription {
-            id: SubscriptionId::new(),
-            project,
-            endpoint: endpoint.id,
-            event_types: if event_types.is_empty() { vec![EventTypePattern::Any] } else { event_types },
-            enabled: true,
-            version: 1,
-            created_at: now,
-            updated_at: now,
-        };
-        let secret = secret.or_make(SecretKind::Hmac);
-        check_fit(&endpoint.settings.signature, &secret)?;
+        let created = self.new_endpoint(project, settings, event_types, secret)?;
         if self.wants_ping(ping) {
-            let live = LiveSecret { id: SecretId::new(), secret: secret.clone(), expires_at: None };
-            self.ping_before(principal, &endpoint.settings, &[live]).await?;
+            self.ping_before(principal, &created.endpoint.settings, &[created.live_secret()]).await?;
         }
-
         let mut tx = self.store.begin(Lane::Service).await?;
         let version = tx.bump_routing(project).await?;
-        tx.insert_endpoint(&endpoint, self.limits.endpoints_max)
-            .await
-            .map_err(|error| uid_taken(error, &endpoint))?;
-        tx.insert_secret(project, endpoint.id, &secret, now).await?;
-        tx.set_rotation_due(endpoint.id, endpoint.settings.rotation.period.map(|every| now.plus(every)))
-            .await?;
-        tx.insert_subscription(&subscription).await?;
-        audit(&tx, principal, "CreateEndpoint", None, Some(&endpoint)).await?;
+        self.write_new_endpoints(&mut tx, principal, &[&created]).await?;
         self.commit_routes(tx, project, version).await?;
         self.rotations.notify_one();
-        Ok(CreatedEndpoint { endpoint, subscription, secret })
+        Ok(created)
     }
 
     pub async fn get_endpoint(
@@ -192,36 +157,17 @@ impl Services {
         let version = tx.bump_routing(project).await?;
         let before = found(tx.endpoint(project, id).await?, "endpoint", id)?;
         before.check_etag(&etag)?;
-        let mut endpoint = before.clone();
-        endpoint.settings = self.merged(&before.settings, settings, &fields)?;
+        let endpoint = self.changed_endpoint(&before, settings, &fields)?;
         if let Some(pinged) = pinged
             && !pinged.reaches_as(&endpoint.settings)
         {
             let message = "the endpoint was changed while it was pinged; try again";
             return Err(Error::new(ErrorKind::Aborted, "ENDPOINT_CHANGED", message).about("endpoint", id));
         }
-        if endpoint.settings.signature != before.settings.signature {
-            let live = tx.secret_kinds(id, Timestamp::now()).await?;
-            super::secrets::check_fits_all(id, &endpoint.settings.signature, &live)?;
-        }
         if endpoint.settings != before.settings {
-            endpoint.version += 1;
-            if !endpoint.settings.has_credentials_of(&before.settings) {
-                endpoint.credential_version = endpoint.version;
-            }
-            endpoint.updated_at = Timestamp::now();
-            tx.update_endpoint(EndpointChangeKind::Updated, &endpoint)
-                .await
-                .map_err(|error| uid_taken(error, &endpoint))?;
-            if endpoint.settings.rotation.period != before.settings.rotation.period {
-                self.plan_rotation(&tx, &endpoint).await?;
-            }
-            audit(&tx, principal, "UpdateEndpoint", Some(&before), Some(&endpoint)).await?;
+            self.write_changed_endpoint(&mut tx, principal, &before, &endpoint).await?;
             self.commit_routes(tx, project, version).await?;
-            self.rotations.notify_one();
-            if endpoint.settings.rate_limit.is_some() != before.settings.rate_limit.is_some() {
-                self.wake.align(id);
-            }
+            self.endpoint_changed(&before, &endpoint);
         } else {
             tx.rollback().await?;
         }
@@ -229,7 +175,7 @@ impl Services {
     }
 
     /// The stored settings with the changes.
-    fn merged(
+    pub(super) fn merged(
         &self,
         stored: &EndpointSettings,
         mut changes: EndpointSettings,
@@ -245,7 +191,7 @@ impl Services {
         self.check_settings(settings, Some(stored))
     }
 
-    fn wants_ping(&self, ping: PingFirst) -> bool {
+    pub(super) fn wants_ping(&self, ping: PingFirst) -> bool {
         ping == PingFirst::Yes && !self.pinger.settings.skip
     }
 
@@ -287,7 +233,7 @@ impl Services {
         Ok(())
     }
 
-    fn check_settings(
+    pub(super) fn check_settings(
         &self,
         mut settings: EndpointSettings,
         stored: Option<&EndpointSettings>,
@@ -360,7 +306,7 @@ fn keep_redacted(new: &mut [CustomHeader], stored: &[CustomHeader]) {
     }
 }
 
-fn uid_taken(error: StoreError, endpoint: &Endpoint) -> Error {
+pub(super) fn uid_taken(error: StoreError, endpoint: &Endpoint) -> Error {
     match error.unique_violation() {
         Some(_) => {
             Error::new(ErrorKind::AlreadyExists, "UID_TAKEN", "another endpoint of the project has this uid")
@@ -377,10 +323,19 @@ pub(super) async fn audit(
     before: Option<&Endpoint>,
     after: Option<&Endpoint>,
 ) -> Result<()> {
+    Ok(tx.audit(audit_entry(principal, action, before, after)).await?)
+}
+
+pub(super) fn audit_entry<'a>(
+    principal: &'a Principal,
+    action: &'static str,
+    before: Option<&Endpoint>,
+    after: Option<&Endpoint>,
+) -> AuditEntry<'a> {
     let resource = after.or(before).map(|endpoint| endpoint.id.to_string()).unwrap_or_default();
     let project = after.or(before).map(|endpoint| endpoint.project);
     let (before, after) = (before.map(summary), after.map(summary));
-    Ok(tx.audit(AuditEntry { principal, project, action, resource, before, after }).await?)
+    AuditEntry { principal, project, action, resource, before, after }
 }
 
 /// An endpoint for the audit log: header names without values, credentials without their secrets.

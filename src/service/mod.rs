@@ -6,9 +6,11 @@
 mod alerts;
 mod audit;
 mod auto_rotation;
+mod bulk;
 mod credentials;
 mod deliveries;
 mod endpoint_states;
+mod endpoint_writes;
 mod endpoints;
 mod events;
 mod headers;
@@ -24,6 +26,7 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use bulk::{BULK_ROWS, Bulk, BulkOutcome, BulkPing, BulkResult, BulkRow};
 pub use endpoints::{CreatedEndpoint, EndpointField, EndpointUpdate, PingFirst, REDACTED};
 pub use events::PublishRequest;
 pub use keys::{KeySecret, NewKey, generate_operator_key, offline};

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use tokio::sync::Semaphore;
 
 use super::{Services, found};
 use crate::dispatch::{Dispatcher, Identity, OutboundRequest};
@@ -91,11 +92,16 @@ pub struct Pinger {
     dispatcher: Dispatcher,
     pub(super) settings: PingSettings,
     lately: Mutex<HashMap<KeyId, VecDeque<Instant>>>,
+    /// Places for the pings of bulk calls.
+    bulk: Semaphore,
 }
+
+/// Pings that bulk calls make at once.
+pub const BULK_PINGS: usize = 64;
 
 impl Pinger {
     pub fn new(dispatcher: Dispatcher, settings: PingSettings) -> Self {
-        Self { dispatcher, settings, lately: Mutex::default() }
+        Self { dispatcher, settings, lately: Mutex::default(), bulk: Semaphore::new(BULK_PINGS) }
     }
 
     /// Counts a ping of a project key, or refuses it.
@@ -253,15 +259,20 @@ impl Services {
         self.pinger.allow(principal)?;
         let ping = self.ping(settings, secrets).await?;
         if ping.is_accepted() {
-            return Ok(());
+            Ok(())
+        } else {
+            Err(ping_failed(settings, &ping, "; skip_ping accepts it all the same"))
         }
-        let tries: Vec<String> = ping.tries.iter().map(describe).collect();
-        let message = format!(
-            "the endpoint did not accept a ping: {}; skip_ping accepts it all the same",
-            tries.join("; ")
-        );
-        Err(Error::new(ErrorKind::FailedPrecondition, "PING_FAILED", message)
-            .about("endpoint", &settings.url))
+    }
+
+    /// A ping of a bulk call, which has its own bound.
+    pub(super) async fn ping_in_bulk(
+        &self,
+        settings: &EndpointSettings,
+        secrets: &[LiveSecret],
+    ) -> Result<Ping> {
+        let _place = self.pinger.bulk.acquire().await.map_err(Error::internal)?;
+        self.ping(settings, secrets).await
     }
 
     async fn ping(&self, settings: &EndpointSettings, secrets: &[LiveSecret]) -> Result<Ping> {
@@ -342,6 +353,13 @@ impl Services {
         };
         Ok(TokenTest { status: exchange.status, error, life, took: exchange.took })
     }
+}
+
+/// Says what was tried, and what else can be done.
+pub(super) fn ping_failed(settings: &EndpointSettings, ping: &Ping, hint: &str) -> Error {
+    let tries: Vec<String> = ping.tries.iter().map(describe).collect();
+    let message = format!("the endpoint did not accept a ping: {}{hint}", tries.join("; "));
+    Error::new(ErrorKind::FailedPrecondition, "PING_FAILED", message).about("endpoint", &settings.url)
 }
 
 /// Method, status or class, and time: nothing else that the endpoint said.

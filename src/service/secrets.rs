@@ -12,6 +12,7 @@ use crate::domain::signature::SignatureSettings;
 use crate::store::{AuditEntry, Lane, Tx};
 
 /// A secret that a caller gives, or has made.
+#[derive(Clone)]
 pub enum NewSecret {
     Given(SigningSecret),
     /// Of the usual kind where none is named.

@@ -40,8 +40,7 @@ impl Services {
         let mut tx = self.store.begin(Lane::Service).await?;
         let version = tx.bump_routing(project).await?;
         found(tx.endpoint(project, endpoint).await?, "endpoint", endpoint)?;
-        tx.insert_subscription(&subscription).await?;
-        audit(&tx, principal, "CreateSubscription", None, Some(&subscription)).await?;
+        self.write_subscription(&tx, principal, None, &subscription).await?;
         self.commit_routes(tx, project, version).await?;
         Ok(subscription)
     }
@@ -96,8 +95,7 @@ impl Services {
         }
         subscription.version += 1;
         subscription.updated_at = Timestamp::now();
-        tx.update_subscription(&subscription).await?;
-        audit(&tx, principal, "UpdateSubscription", Some(&before), Some(&subscription)).await?;
+        self.write_subscription(&tx, principal, Some(&before), &subscription).await?;
         self.commit_routes(tx, project, version).await?;
         Ok(subscription)
     }
@@ -128,7 +126,7 @@ fn check_etag(subscription: &Subscription, etag: &str) -> Result<()> {
     Err(Error::new(ErrorKind::Aborted, "ETAG_MISMATCH", message).about("subscription", subscription.id))
 }
 
-async fn audit(
+pub(super) async fn audit(
     tx: &Tx,
     principal: &Principal,
     action: &'static str,

@@ -69,42 +69,59 @@ impl Tx {
         endpoint: &Endpoint,
         detail: AlertDetail,
     ) -> Result<()> {
-        let project = endpoint.project;
+        self.raise_all(event, &[endpoint], detail).await
+    }
+
+    /// The same of several endpoints of one project.
+    pub(super) async fn raise_all(
+        &mut self,
+        event: AlertEvent,
+        endpoints: &[&Endpoint],
+        detail: AlertDetail,
+    ) -> Result<()> {
+        let Some(first) = endpoints.first() else { return Ok(()) };
+        let project = first.project;
         let sql = "SELECT name, alerts_sealed, operational_webhook FROM projects WHERE id = $1";
         let statement = Statement::from_sql_and_values(self.backend(), sql, [project.uuid().into()]);
         let Some(row) = self.db().query_one_raw(statement).await? else { return Ok(()) };
         let name: String = row.try_get_by_index(0)?;
-        let settings = match &endpoint.settings.alerts {
-            Some(own) => Some(own.clone()),
-            None => match self.store().open_alerts(&alerts_place(project), row.try_get_by_index(1)?) {
+        let defaults = if endpoints.iter().all(|endpoint| endpoint.settings.alerts.is_some()) {
+            None
+        } else {
+            match self.store().open_alerts(&alerts_place(project), row.try_get_by_index(1)?) {
                 // What happens to its endpoints must go on happening.
                 Err(error) if error.is_unreadable() => {
                     tracing::error!(%project, error = %error, "nobody is told by the project's alerts");
                     None
                 }
                 opened => opened?,
-            },
+            }
         };
         let operational: Option<OperationalWebhook> = policy_of(row.try_get_by_index(2)?)?;
-        let mut targets = Vec::new();
-        if let Some(settings) = settings.as_ref().filter(|settings| settings.wants(event)) {
-            targets.extend(settings.targets());
+        let to_operational = operational.is_some_and(|webhook| webhook.wants(event));
+        let mut alerts = Vec::new();
+        for endpoint in endpoints {
+            let settings = endpoint.settings.alerts.as_ref().or(defaults.as_ref());
+            let mut targets = Vec::new();
+            if let Some(settings) = settings.filter(|settings| settings.wants(event)) {
+                targets.extend(settings.targets());
+            }
+            if to_operational {
+                // Where to, and signed by what, the project says when it is sent.
+                targets.push((Channel::Operational, ""));
+            }
+            if !targets.is_empty() {
+                alerts.push((Alert::new(event, &name, endpoint, detail.clone()), targets));
+            }
         }
-        if operational.is_some_and(|webhook| webhook.wants(event)) {
-            // Where to, and signed by what, the project says when it is sent.
-            targets.push((Channel::Operational, ""));
+        if !alerts.is_empty() {
+            self.write_alerts(&alerts).await?;
+            self.alerted();
         }
-        if targets.is_empty() {
-            return Ok(());
-        }
-        let alert = Alert::new(event, &name, endpoint, detail);
-        self.write_alerts(&alert, &targets).await?;
-        self.alerted();
         Ok(())
     }
 
-    async fn write_alerts(&self, alert: &Alert, targets: &[(Channel, &str)]) -> Result<()> {
-        let body = super::endpoints::to_json(alert)?;
+    async fn write_alerts(&self, alerts: &[(Alert, Vec<(Channel, &str)>)]) -> Result<()> {
         let mut rows = Rows::new([
             ("id", Kind::Uuid),
             ("project_id", Kind::Uuid),
@@ -114,21 +131,24 @@ impl Tx {
             ("target", Kind::Bytes),
             ("created_at", Kind::BigInt),
         ]);
-        for (channel, target) in targets {
-            let id = AlertId::new();
-            let target = match channel {
-                Channel::Operational => Vec::new(),
-                _ => self.store().vault().seal(&target_place(id, alert.project), target.as_bytes())?,
-            };
-            rows.push([
-                id.uuid().into(),
-                alert.project.uuid().into(),
-                alert.endpoint.uuid().into(),
-                channel.code().into(),
-                body.clone().into(),
-                target.into(),
-                alert.at.as_millis().into(),
-            ]);
+        for (alert, targets) in alerts {
+            let body = super::endpoints::to_json(alert)?;
+            for (channel, target) in targets {
+                let id = AlertId::new();
+                let target = match channel {
+                    Channel::Operational => Vec::new(),
+                    _ => self.store().vault().seal(&target_place(id, alert.project), target.as_bytes())?,
+                };
+                rows.push([
+                    id.uuid().into(),
+                    alert.project.uuid().into(),
+                    alert.endpoint.uuid().into(),
+                    channel.code().into(),
+                    body.clone().into(),
+                    target.into(),
+                    alert.at.as_millis().into(),
+                ]);
+            }
         }
         let (now, operational) = (now_sql(self.backend()), Channel::Operational.code());
         let sql = format!(

@@ -76,20 +76,35 @@ mod entity {
 use entity::Column;
 
 impl Tx {
-    /// Writes a new endpoint, or nothing where its project has `most` already. The project's row is locked, so that
-    /// the count is right.
-    pub async fn insert_endpoint(&mut self, endpoint: &Endpoint, most: u32) -> Result<()> {
-        let row = self.store().row_of(endpoint)?;
-        let count =
-            "UPDATE projects SET endpoint_count = endpoint_count + 1 WHERE id = $1 AND endpoint_count < $2";
-        let project = endpoint.project;
-        if self.run(count, [project.uuid().into(), i64::from(most).into()]).await? == 0 {
+    /// How many more endpoints the project may have, of `most`. Its row is locked, so that this stays right.
+    pub async fn endpoint_room(&self, project: ProjectId, most: u32) -> Result<u32> {
+        let sql = "SELECT endpoint_count FROM projects WHERE id = $1";
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [project.uuid().into()]);
+        let row = self.db().query_one_raw(statement).await?;
+        let count: i64 = row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or_default();
+        Ok(most.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX)))
+    }
+
+    /// Writes new endpoints of a project, or none where it would have more than `most`. The project's row is locked, so
+    /// that the count is right.
+    pub async fn insert_endpoints(
+        &mut self,
+        project: ProjectId,
+        endpoints: &[&Endpoint],
+        most: u32,
+    ) -> Result<()> {
+        let rows = endpoints.iter().map(|endpoint| self.store().row_of(endpoint));
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        let count = "UPDATE projects SET endpoint_count = endpoint_count + $2 WHERE id = $1 \
+                     AND endpoint_count + $2 <= $3";
+        let new = i64::try_from(endpoints.len()).unwrap_or(i64::MAX);
+        if self.run(count, [project.uuid().into(), new.into(), i64::from(most).into()]).await? == 0 {
             return Err(StoreError::ProjectFull { project, most });
         }
-        entity::Entity::insert(row).exec_without_returning(self.db()).await?;
-        self.insert_labels(endpoint).await?;
-        self.prepare_slots(endpoint.id, endpoint.settings.rate_limit.as_ref()).await?;
-        self.tell(EndpointChangeKind::Created, endpoint).await
+        entity::Entity::insert_many(rows).exec_without_returning(self.db()).await?;
+        self.insert_labels(endpoints).await?;
+        self.prepare_slots(endpoints).await?;
+        self.tell(EndpointChangeKind::Created, endpoints).await
     }
 
     /// An endpoint as of this transaction.
@@ -109,10 +124,10 @@ impl Tx {
         // All else that changes an endpoint leaves its settings alone.
         if kind == EndpointChangeKind::Updated {
             self.delete_labels(endpoint.id).await?;
-            self.insert_labels(&endpoint).await?;
+            self.insert_labels(&[&endpoint]).await?;
         }
-        self.prepare_slots(endpoint.id, endpoint.settings.rate_limit.as_ref()).await?;
-        self.tell(kind, &endpoint).await
+        self.prepare_slots(&[&endpoint]).await?;
+        self.tell(kind, &[&endpoint]).await
     }
 
     /// Removes an endpoint with its subscriptions, secrets and health. Its history stays.
@@ -131,22 +146,24 @@ impl Tx {
         }
         let count = "UPDATE projects SET endpoint_count = endpoint_count - 1 WHERE id = $1";
         self.run(count, [endpoint.project.uuid().into()]).await?;
-        self.tell(EndpointChangeKind::Deleted, &next_revision(endpoint)).await
+        self.tell(EndpointChangeKind::Deleted, &[&next_revision(endpoint)]).await
     }
 
-    /// Notes for Watch what happened to an endpoint, and writes the alerts that it makes.
-    async fn tell(&mut self, kind: EndpointChangeKind, endpoint: &Endpoint) -> Result<()> {
-        self.reroute(endpoint.id);
-        let snapshot = snapshot::write(endpoint)?;
-        self.record(Change::Endpoint(EndpointChange {
-            kind,
-            project: endpoint.project,
-            endpoint: endpoint.id,
-            owner: endpoint.settings.owner_id.as_deref().map(Into::into),
-            snapshot,
-        }));
+    /// Notes for Watch what happened to endpoints of one project, and writes the alerts that it makes.
+    async fn tell(&mut self, kind: EndpointChangeKind, endpoints: &[&Endpoint]) -> Result<()> {
+        for endpoint in endpoints {
+            self.reroute(endpoint.id);
+            let snapshot = snapshot::write(endpoint)?;
+            self.record(Change::Endpoint(EndpointChange {
+                kind,
+                project: endpoint.project,
+                endpoint: endpoint.id,
+                owner: endpoint.settings.owner_id.as_deref().map(Into::into),
+                snapshot,
+            }));
+        }
         match kind.alert() {
-            Some(event) => self.raise(event, endpoint, AlertDetail::None).await,
+            Some(event) => self.raise_all(event, endpoints, AlertDetail::None).await,
             None => Ok(()),
         }
     }
@@ -353,6 +370,21 @@ async fn add_health(db: &impl ConnectionTrait, endpoints: &mut [Endpoint]) -> Re
         }
     }
     Ok(())
+}
+
+/// The endpoints with these ids, in no particular order.
+pub(super) async fn with_ids(
+    store: &Store,
+    db: &impl ConnectionTrait,
+    ids: &[Uuid],
+) -> Result<Vec<Endpoint>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = entity::Entity::find().filter(Column::Id.is_in(ids.iter().copied())).all(db).await?;
+    let mut endpoints = rows.into_iter().map(|row| store.endpoint_of(row)).collect::<Result<Vec<_>>>()?;
+    add_health(db, &mut endpoints).await?;
+    Ok(endpoints)
 }
 
 fn next_revision(endpoint: &Endpoint) -> Endpoint {

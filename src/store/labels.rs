@@ -12,17 +12,19 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{EndpointId, ProjectId};
 
 impl Tx {
-    /// Writes the labels of an endpoint that has none written.
-    pub(super) async fn insert_labels(&self, endpoint: &Endpoint) -> Result<()> {
+    /// Writes the labels of endpoints that have none written.
+    pub(super) async fn insert_labels(&self, endpoints: &[&Endpoint]) -> Result<()> {
         let mut rows = Rows::new([
             ("project_id", Kind::Uuid),
             ("name", Kind::Text),
             ("value", Kind::Text),
             ("endpoint_id", Kind::Uuid),
         ]);
-        let (project, id) = (endpoint.project.uuid(), endpoint.id.uuid());
-        for (name, value) in &endpoint.settings.labels {
-            rows.push([project.into(), name.as_str().into(), value.as_str().into(), id.into()]);
+        for endpoint in endpoints {
+            let (project, id) = (endpoint.project.uuid(), endpoint.id.uuid());
+            for (name, value) in &endpoint.settings.labels {
+                rows.push([project.into(), name.as_str().into(), value.as_str().into(), id.into()]);
+            }
         }
         let sql = "INSERT INTO endpoint_labels (project_id, name, value, endpoint_id) \
                    SELECT project_id, name, value, endpoint_id FROM v";

@@ -8,6 +8,7 @@ mod align;
 mod attempts;
 mod audit;
 mod breaker;
+mod bulk;
 mod certificates;
 mod changes;
 mod claim;
@@ -52,6 +53,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use alerts::{AlertFate, AlertTarget, ClaimedAlert};
+pub use bulk::EndpointKey;
 pub use changes::{ChangePage, LogBounds};
 pub use claim::{ClaimRequest, Claimed, ClaimedDelivery};
 pub use connect::{DatabaseUrl, StoreSettings};

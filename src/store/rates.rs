@@ -12,8 +12,8 @@ use super::error::Result;
 use super::outcomes::PARKED_RATE;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
+use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{EndpointId, ProjectId};
-use crate::domain::rate::RateLimit;
 
 /// How far the slots of some endpoints are taken, while this transaction holds their rows.
 #[derive(Default)]
@@ -74,12 +74,15 @@ impl Store {
 }
 
 impl Tx {
-    /// Makes room for an endpoint's slots, if it has a limit.
-    pub(super) async fn prepare_slots(&self, endpoint: EndpointId, limit: Option<&RateLimit>) -> Result<()> {
-        if limit.is_some() {
-            let sql = "INSERT INTO rate_slots (endpoint_id, next_at) VALUES ($1, 0) ON CONFLICT DO NOTHING";
-            self.run(sql, [endpoint.uuid().into()]).await?;
+    /// Makes room for the slots of those endpoints that have a limit.
+    pub(super) async fn prepare_slots(&self, endpoints: &[&Endpoint]) -> Result<()> {
+        let mut rows = Rows::new([("id", Kind::Uuid)]);
+        for endpoint in endpoints.iter().filter(|endpoint| endpoint.settings.rate_limit.is_some()) {
+            rows.push([endpoint.id.uuid().into()]);
         }
+        // The condition, because SQLite would take ON for a join's.
+        let sql = "INSERT INTO rate_slots (endpoint_id, next_at) SELECT id, 0 FROM v WHERE TRUE ON CONFLICT DO NOTHING";
+        rows.execute(self.db(), sql).await?;
         Ok(())
     }
 

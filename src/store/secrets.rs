@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::Store;
 use super::error::{Result, StoreError};
+use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use super::vault::Place;
 use crate::domain::clock::Timestamp;
@@ -36,19 +37,39 @@ impl Tx {
     ) -> Result<SecretId> {
         self.reroute(endpoint);
         let id = SecretId::new();
-        let sealed = self.store().vault().seal(&place(project, id), secret.stored())?;
-        let sql = "INSERT INTO secrets (id, project_id, endpoint_id, kind, sealed, created_at) \
-                   VALUES ($1, $2, $3, $4, $5, $6)";
-        let values = [
-            id.uuid().into(),
-            project.uuid().into(),
-            endpoint.uuid().into(),
-            secret.kind().code().into(),
-            sealed.into(),
-            now.as_millis().into(),
-        ];
-        self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        self.write_secrets(project, now, &[(id, endpoint, secret)]).await?;
         Ok(id)
+    }
+
+    /// Keeps secrets, each of which is its endpoint's current one.
+    pub async fn write_secrets(
+        &self,
+        project: ProjectId,
+        now: Timestamp,
+        secrets: &[(SecretId, EndpointId, &SigningSecret)],
+    ) -> Result<()> {
+        let mut rows = Rows::new([
+            ("id", Kind::Uuid),
+            ("project_id", Kind::Uuid),
+            ("endpoint_id", Kind::Uuid),
+            ("kind", Kind::SmallInt),
+            ("sealed", Kind::Bytes),
+            ("created_at", Kind::BigInt),
+        ]);
+        for (id, endpoint, secret) in secrets {
+            rows.push([
+                id.uuid().into(),
+                project.uuid().into(),
+                endpoint.uuid().into(),
+                secret.kind().code().into(),
+                self.store().vault().seal(&place(project, *id), secret.stored())?.into(),
+                now.as_millis().into(),
+            ]);
+        }
+        let sql = "INSERT INTO secrets (id, project_id, endpoint_id, kind, sealed, created_at) \
+                   SELECT id, project_id, endpoint_id, kind, sealed, created_at FROM v";
+        rows.execute(self.db(), sql).await?;
+        Ok(())
     }
 
     /// A secret with its value, as of this transaction.
@@ -249,6 +270,23 @@ impl Store {
         SigningSecret::from_stored(kind_of(kind)?, bytes.expose())
             .map_err(|_| StoreError::Corrupt(format!("the value of {id}")))
     }
+}
+
+/// The live secrets of these endpoints, in no particular order.
+pub(super) async fn live_among(
+    store: &Store,
+    db: &impl ConnectionTrait,
+    project: ProjectId,
+    endpoints: &[EndpointId],
+) -> Result<HashMap<EndpointId, Vec<LiveSecret>>> {
+    let mut rows = Rows::new([("id", Kind::Uuid), ("now", Kind::BigInt)]);
+    for endpoint in endpoints {
+        rows.push([endpoint.uuid().into(), Timestamp::now().as_millis().into()]);
+    }
+    let sql = "SELECT s.id, s.endpoint_id, s.kind, s.sealed, s.expires_at FROM v JOIN secrets s \
+               ON s.endpoint_id = v.id WHERE s.expires_at IS NULL OR s.expires_at > v.now";
+    // One that does not open is nobody's.
+    Ok(store.live(project, rows.query(db, sql).await?)?.secrets)
 }
 
 fn kind_of(code: i16) -> Result<SecretKind> {

@@ -1,12 +1,15 @@
 //! Subscriptions.
 
+use std::collections::HashMap;
+
 use sea_orm::entity::prelude::*;
-use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect};
+use sea_orm::{ActiveValue::Set, FromQueryResult, QueryOrder, QuerySelect};
 
 use super::Store;
 use super::endpoints::to_json;
 use super::error::{Result, StoreError};
 use super::routes::from_json;
+use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::clock::Timestamp;
 use crate::domain::id::{EndpointId, ProjectId, SubscriptionId};
@@ -39,9 +42,13 @@ mod entity {
 use entity::Column;
 
 impl Tx {
-    pub async fn insert_subscription(&mut self, subscription: &Subscription) -> Result<()> {
-        self.reroute(subscription.endpoint);
-        entity::Entity::insert(row_of(subscription)?).exec_without_returning(self.db()).await?;
+    pub async fn insert_subscriptions(&mut self, subscriptions: &[&Subscription]) -> Result<()> {
+        for subscription in subscriptions {
+            self.reroute(subscription.endpoint);
+        }
+        let rows = subscriptions.iter().map(|subscription| row_of(subscription));
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        entity::Entity::insert_many(rows).exec_without_returning(self.db()).await?;
         Ok(())
     }
 
@@ -90,6 +97,25 @@ impl Store {
         let rows = rows.into_iter().map(subscription_of).collect::<Result<Vec<_>>>()?;
         Ok(Page::from_rows(rows, page.size, |subscription| subscription.id.uuid()))
     }
+}
+
+/// The oldest subscription of each of these endpoints that has one.
+pub(super) async fn first_of(
+    db: &impl ConnectionTrait,
+    endpoints: &[EndpointId],
+) -> Result<HashMap<EndpointId, Subscription>> {
+    let mut rows = Rows::new([("id", Kind::Uuid)]);
+    for endpoint in endpoints {
+        rows.push([endpoint.uuid().into()]);
+    }
+    let sql = "SELECT s.* FROM v JOIN subscriptions s ON s.id = \
+               (SELECT f.id FROM subscriptions f WHERE f.endpoint_id = v.id ORDER BY f.id LIMIT 1)";
+    let mut first = HashMap::new();
+    for row in rows.query(db, sql).await? {
+        let subscription = subscription_of(entity::Model::from_query_result(&row, "")?)?;
+        first.insert(subscription.endpoint, subscription);
+    }
+    Ok(first)
 }
 
 fn find(project: ProjectId, id: SubscriptionId) -> sea_orm::Select<entity::Entity> {

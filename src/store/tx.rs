@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use sea_orm::sea_query::{Expr, Query};
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode, Statement,
     TransactionOptions, TransactionTrait, Value,
@@ -39,6 +40,9 @@ pub struct Tx {
     /// Whether it wrote an alert.
     alerted: bool,
 }
+
+const AUDIT_COLUMNS: [&str; 9] =
+    ["id", "project_id", "key_id", "action", "resource", "origin", "before", "after", "created_at"];
 
 /// Who did what, for the audit log. Holds no secret.
 pub struct AuditEntry<'a> {
@@ -153,21 +157,28 @@ impl Tx {
 
     /// Writes an entry of the audit log.
     pub async fn audit(&self, entry: AuditEntry<'_>) -> Result<()> {
-        let sql = "INSERT INTO audit_events \
-                   (id, project_id, key_id, action, resource, origin, before, after, created_at) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-        let values = [
-            Value::from(AuditId::new().uuid()),
-            Value::from(entry.project.map(ProjectId::uuid)),
-            Value::from((!entry.principal.is_server()).then(|| entry.principal.key_id.uuid())),
-            Value::from(entry.action),
-            Value::from(entry.resource),
-            Value::from(entry.principal.origin.clone()),
-            Value::from(entry.before),
-            Value::from(entry.after),
-            Value::from(Timestamp::now().as_millis()),
-        ];
-        self.txn.execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        self.audit_all(vec![entry]).await
+    }
+
+    /// Writes entries of the audit log.
+    pub async fn audit_all(&self, entries: Vec<AuditEntry<'_>>) -> Result<()> {
+        let mut insert = Query::insert();
+        insert.into_table("audit_events").columns(AUDIT_COLUMNS);
+        for entry in entries {
+            let values: [Value; AUDIT_COLUMNS.len()] = [
+                AuditId::new().uuid().into(),
+                entry.project.map(ProjectId::uuid).into(),
+                (!entry.principal.is_server()).then(|| entry.principal.key_id.uuid()).into(),
+                entry.action.into(),
+                entry.resource.into(),
+                entry.principal.origin.clone().into(),
+                entry.before.into(),
+                entry.after.into(),
+                Timestamp::now().as_millis().into(),
+            ];
+            insert.values(values.map(Expr::value)).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        }
+        self.txn.execute(&insert).await?;
         Ok(())
     }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use hawser_client::pb::publish_event_request::Target;
-use hawser_client::{Client, Key, error_of, pb};
+use hawser_client::{Client, Key, pb};
 use prost::Message;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
+use crate::support::single::{bulk_about, first_of_batch, first_of_stream};
 use crate::support::world::{key, project, until};
 use crate::support::{Database, Receiver, World, on_both};
 
@@ -144,9 +145,12 @@ async fn attempts(
                 ..Default::default()
             }
         );
+        let bulk = bulk_about(client, &project_id, endpoint).await;
+        results.push(("/hawser.v1.EndpointService/BulkCreateEndpoints", bulk));
     } else {
         // Without a name a create is the caller's own.
         results.push(("/hawser.v1.EndpointService/CreateEndpoint", hawser_not_found()));
+        results.push(("/hawser.v1.EndpointService/BulkCreateEndpoints", hawser_not_found()));
     }
     call!(
         "/hawser.v1.EndpointService/GetEndpoint",
@@ -356,35 +360,6 @@ async fn attempts(
         every_rpc().into_iter().filter(|path| !path.contains("ProjectService")).collect();
     assert_eq!(covered, expected, "an RPC of the contract is not tried here");
     results
-}
-
-/// What became of a batch's only event.
-async fn first_of_batch(client: &Client, batch: pb::BatchPublishEventsRequest) -> Status {
-    let reply = match client.events().batch_publish_events(batch).await {
-        Ok(reply) => reply.into_inner(),
-        Err(status) => return status,
-    };
-    match reply.results[0].result.clone().expect("a result") {
-        pb::publish_result::Result::Receipt(_) => Status::ok(""),
-        pb::publish_result::Result::Error(error) => error_of(&error),
-    }
-}
-
-/// What became of a stream's only event.
-async fn first_of_stream(client: &Client, event: pb::PublishEventRequest) -> Status {
-    let request = pb::StreamPublishEventsRequest { request_number: 1, event: Some(event) };
-    let acks = match client.events().stream_publish_events(tokio_stream::once(request)).await {
-        Ok(acks) => acks.into_inner().message().await,
-        Err(status) => return status,
-    };
-    let ack = match acks {
-        Ok(ack) => ack.expect("an acknowledgement"),
-        Err(status) => return status,
-    };
-    match ack.result.expect("a result") {
-        pb::stream_publish_events_response::Result::Receipt(_) => Status::ok(""),
-        pb::stream_publish_events_response::Result::Error(error) => error_of(&error),
-    }
 }
 
 fn hawser_not_found() -> Status {

@@ -1,9 +1,11 @@
 //! What the tests run on.
 
+pub mod bulk;
 pub mod database;
 pub mod desk;
 pub mod failing;
 pub mod feed;
+pub mod import;
 pub mod mail;
 pub mod names;
 pub mod pki;
@@ -11,6 +13,7 @@ pub mod proxy;
 pub mod receiver;
 pub mod secrets;
 pub mod server;
+pub mod single;
 pub mod sql;
 pub mod stale;
 pub mod token_server;
