@@ -125,7 +125,7 @@ impl Services {
     /// Writes what an endpoint is subscribed to: a change of `before`, or a new subscription where that is none.
     pub(super) async fn write_subscription(
         &self,
-        tx: &Tx,
+        tx: &mut Tx,
         principal: &Principal,
         before: Option<&Subscription>,
         after: &Subscription,

@@ -40,7 +40,7 @@ impl Services {
         let mut tx = self.store.begin(Lane::Service).await?;
         let version = tx.bump_routing(project).await?;
         found(tx.endpoint(project, endpoint).await?, "endpoint", endpoint)?;
-        self.write_subscription(&tx, principal, None, &subscription).await?;
+        self.write_subscription(&mut tx, principal, None, &subscription).await?;
         self.commit_routes(tx, project, version).await?;
         Ok(subscription)
     }
@@ -95,7 +95,7 @@ impl Services {
         }
         subscription.version += 1;
         subscription.updated_at = Timestamp::now();
-        self.write_subscription(&tx, principal, Some(&before), &subscription).await?;
+        self.write_subscription(&mut tx, principal, Some(&before), &subscription).await?;
         self.commit_routes(tx, project, version).await?;
         Ok(subscription)
     }
