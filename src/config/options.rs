@@ -172,7 +172,7 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", env = "HAWSER_ROTATION_PERIOD_MIN")]
     pub rotation_period_min: Option<u64>,
 
-    /// HOST[:PORT] of the mail server for alerts by e-mail [default: none, and e-mail addresses are refused]
+    /// HOST or HOST:PORT of the mail server for alerts by e-mail [default: none, and e-mail addresses are refused]
     #[arg(long, value_name = "SERVER", env = "HAWSER_SMTP_SERVER")]
     pub smtp_server: Option<String>,
 
