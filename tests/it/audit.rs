@@ -8,17 +8,20 @@ use prost::Message;
 use tonic::Code;
 
 use crate::support::secrets::{expire, list, reveal, rotate};
+use crate::support::told::set_webhook;
 use crate::support::world::{key, project};
 use crate::support::{Database, Receiver, World, on_both};
 
 on_both!(every_change_is_written_down, entries_are_filtered_paged_and_kept_apart);
 
 /// Events are kept themselves, with all that an entry would say; watching changes nothing.
-const NOT_AUDITED: [&str; 6] = [
+const NOT_AUDITED: [&str; 7] = [
     "PublishEvent",
     "BatchPublishEvents",
     "StreamPublishEvents",
     "Watch",
+    // Each of its rows has an entry as if it had been created or updated alone.
+    "BulkCreateEndpoints",
     // They ask others and change nothing here.
     "PingEndpoint",
     "TestOAuth2",
@@ -93,6 +96,11 @@ async fn do_everything(world: &World, url: &str) -> Changes {
     let renamed = pb::Project { id: world.project.clone(), name: "renamed".to_owned(), ..Default::default() };
     let request = pb::UpdateProjectRequest { project: Some(renamed), update_mask: None };
     operator.projects().update_project(request).await.expect("updated");
+    set_webhook(world, url, &["delivery.exhausted"]).await;
+    let request = pb::RotateOperationalSecretRequest { project_id: world.project.clone(), grace: None };
+    operator.projects().rotate_operational_secret(request).await.expect("rotated");
+    let request = pb::RevealOperationalSecretRequest { project_id: world.project.clone() };
+    operator.projects().reveal_operational_secret(request).await.expect("shown");
     key(operator, &world.project, &[1]).await;
     let keys = pb::ListApiKeysRequest { project_id: world.project.clone(), ..Default::default() };
     let keys = operator.projects().list_api_keys(keys).await.expect("listed").into_inner().api_keys;
