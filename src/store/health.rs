@@ -367,10 +367,7 @@ impl Tx {
             Some(after) => {
                 let policy = match endpoint.settings.disable_policy {
                     Some(policy) => policy,
-                    None => {
-                        let project = self.project(streak.project).await?;
-                        project.and_then(|project| project.settings.disable_policy).unwrap_or_default()
-                    }
+                    None => self.project_disable_policy(streak.project).await?.unwrap_or_default(),
                 };
                 if !after.meets(&policy, streak.last) {
                     return Ok(false);

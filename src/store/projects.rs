@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::entity::prelude::*;
-use sea_orm::{QueryOrder, QuerySelect};
+use sea_orm::{ConnectionTrait, QueryOrder, QuerySelect, Statement};
 use uuid::Uuid;
 
 use super::Store;
@@ -15,6 +15,7 @@ use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use super::vault::Place;
 use crate::domain::clock::Timestamp;
+use crate::domain::disable::DisablePolicy;
 use crate::domain::id::{KeyId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::principal::Scopes;
@@ -82,6 +83,17 @@ impl Tx {
     pub async fn project(&self, id: ProjectId) -> Result<Option<Project>> {
         let row = project::Entity::find_by_id(id.uuid()).one(self.db()).await?;
         row.map(|row| self.store().project_of(row)).transpose()
+    }
+
+    /// The disable policy of endpoints without their own. Read alone: what else the project has may be unreadable, and
+    /// must not keep attempts from being recorded.
+    pub(super) async fn project_disable_policy(&self, project: ProjectId) -> Result<Option<DisablePolicy>> {
+        let sql = "SELECT disable_policy FROM projects WHERE id = $1";
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [project.uuid().into()]);
+        match self.db().query_one_raw(statement).await? {
+            Some(row) => policy_of(row.try_get_by_index(0)?),
+            None => Ok(None),
+        }
     }
 
     /// Writes a changed project; its routing version is bumped apart.

@@ -22,6 +22,9 @@ on_both!(
 const POISON: &str = "poison";
 /// The same in hexadecimal, as both databases read bytes.
 const POISON_HEX: &str = "706f69736f6e";
+/// Has every node read all routes of every project again.
+const READ_AGAIN: &str =
+    "UPDATE projects SET routing_version = routing_version + 1, routing_base = routing_version + 1";
 
 async fn refuse_poison(world: &World, table: &str, column: &str) {
     let mut sql = world.server.sql().await;
@@ -134,7 +137,7 @@ async fn a_project_that_cannot_be_read_stands_alone(database: Database) {
     let mut sql = world.server.sql().await;
     sql.run("UPDATE endpoints SET disable_policy = '{\"of\": \"the future\"}' WHERE url LIKE '%/broken'")
         .await;
-    sql.run("UPDATE projects SET routing_version = routing_version + 1").await;
+    sql.run(READ_AGAIN).await;
     // So long that a node which could not confirm its routes would start nothing.
     pass_time(std::time::Duration::from_secs(6)).await;
     publish(&foreign, broken.clone(), b"{}", "").await.expect_err("its project cannot be read");
@@ -147,7 +150,7 @@ async fn a_project_that_cannot_be_read_stands_alone(database: Database) {
 
     let foreign = world.client.with_key(&hawser_client::Key::new(key)).expect("a key");
     sql.run("UPDATE endpoints SET disable_policy = NULL WHERE url LIKE '%/broken'").await;
-    sql.run("UPDATE projects SET routing_version = routing_version + 1").await;
+    sql.run(READ_AGAIN).await;
     publish(&foreign, broken, b"{}", "").await.expect("it can be read again");
     receiver.wait_for_count(3).await;
 }

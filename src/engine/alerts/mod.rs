@@ -3,7 +3,7 @@
 //!
 //! **Repeats.** An alert that was sent and not yet recorded when the process dies is sent again, under the same id. So
 //! that this is one at most, alerts go out one at a time in the whole process, from the sending to the record of it. Only
-//! those to a place that did not take the last one go aside, several at once, so that a dead place holds up no other.
+//! those to a place that gave no answer to the last one go aside, several at once, so that it does not hold up other channels.
 //!
 //! **Where** an alert goes was decided when it was written, but for the operational webhook, of which the project says so
 //! when it is sent.
