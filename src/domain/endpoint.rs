@@ -255,12 +255,36 @@ impl EndpointSettings {
     }
 }
 
+/// A setting that is stored sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum SealedSetting {
+    Headers,
+    Authentication,
+    ClientCertificate,
+    Alerts,
+}
+
+impl SealedSetting {
+    /// Its name in the contract.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Headers => "headers",
+            Self::Authentication => "authentication",
+            Self::ClientCertificate => "mtls_client_cert",
+            Self::Alerts => "alerts",
+        }
+    }
+}
+
 /// A registered endpoint.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Endpoint {
     pub id: EndpointId,
     pub project: ProjectId,
     pub settings: EndpointSettings,
+    /// What is stored and does not open: `settings` lacks it, and writing the endpoint keeps it as it is stored.
+    #[serde(default)]
+    pub unreadable: Vec<SealedSetting>,
     pub status: EndpointStatus,
     pub status_reason: String,
     pub status_changed_at: Timestamp,
@@ -293,6 +317,18 @@ impl Endpoint {
         }
         let message = "the endpoint was changed since that etag was read; read it again";
         Err(Error::new(ErrorKind::Aborted, "ETAG_MISMATCH", message).about("endpoint", self.id))
+    }
+
+    /// Refuses what would be sent without those settings that cannot be read.
+    pub fn check_readable(&self) -> Result<()> {
+        let sent = self.unreadable.iter().filter(|setting| **setting != SealedSetting::Alerts);
+        let names: Vec<&str> = sent.map(|setting| setting.as_str()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let message = format!("what is stored of it cannot be read: {}; set it again", names.join(", "));
+        Err(Error::new(ErrorKind::FailedPrecondition, "ENDPOINT_UNREADABLE", message)
+            .about("endpoint", self.id))
     }
 }
 

@@ -45,9 +45,9 @@ pub struct EndpointRoute {
     pub max_in_flight: u16,
     pub content_type: ContentType,
     pub rate_limit: Option<RateLimit>,
-    /// A sealed value of its does not open, so that nothing can be sent to it: its attempts fail as
+    /// Why a sealed value of its does not open, so that nothing can be sent to it: its attempts fail as
     /// CANCELLED, since it is no fault of the endpoint's.
-    pub unopened: bool,
+    pub unopened: Option<String>,
     /// Of all its enabled subscriptions.
     pub patterns: Vec<EventTypePattern>,
 }

@@ -133,13 +133,17 @@ impl RoutingTable {
 
 fn tell_unopened(routes: &ProjectRoutes, told: &mut HashSet<EndpointId>) {
     for route in routes.endpoints() {
-        if !route.unopened {
-            told.remove(&route.id);
-        } else if told.insert(route.id) {
-            tracing::error!(
-                endpoint = %route.id,
-                "a sealed value of an endpoint does not open; its attempts fail"
-            );
+        match &route.unopened {
+            None => _ = told.remove(&route.id),
+            Some(cause) => {
+                if told.insert(route.id) {
+                    tracing::error!(
+                        endpoint = %route.id,
+                        cause,
+                        "a sealed value of an endpoint does not open; its attempts fail"
+                    );
+                }
+            }
         }
     }
 }

@@ -128,7 +128,7 @@ async fn attempt(shared: &Shared, job: &ClaimedDelivery) -> Made {
         if !has_turn(&route, job) {
             return Made::NotYet(LaneRule::of(&route));
         }
-        if route.unopened {
+        if route.unopened.is_some() {
             let detail = "a stored secret of the endpoint cannot be opened";
             let outcome = AttemptOutcome::unsent(Timestamp::now(), ErrorClass::Cancelled, detail);
             return Made::finished(finish(&route, job, Vec::new(), outcome));

@@ -129,6 +129,7 @@ pub fn endpoint(endpoint: Endpoint) -> pb::Endpoint {
         mtls_client_cert: settings.client_certificate.map(credentials::client_certificate_message),
         ca_certificate: settings.authorities.unwrap_or_default(),
         alerts: settings.alerts.map(alerts::message),
+        unreadable_fields: endpoint.unreadable.iter().map(|setting| setting.as_str().to_owned()).collect(),
     }
 }
 

@@ -30,6 +30,7 @@ impl Services {
             project,
             credential_version: i64::from(settings.has_credentials()),
             settings,
+            unreadable: Vec::new(),
             status: EndpointStatus::Active,
             status_reason: String::new(),
             status_changed_at: now,
@@ -81,11 +82,11 @@ impl Services {
         changes: EndpointSettings,
         fields: &[EndpointField],
     ) -> Result<Endpoint> {
-        let mut endpoint = before.clone();
-        endpoint.settings = self.merged(&before.settings, changes, fields)?;
-        if endpoint.settings != before.settings {
+        let mut endpoint = self.merged(before, changes, fields)?;
+        if endpoint != *before {
             endpoint.version += 1;
-            if !endpoint.settings.has_credentials_of(&before.settings) {
+            let is_healed = endpoint.unreadable != before.unreadable;
+            if !endpoint.settings.has_credentials_of(&before.settings) || is_healed {
                 endpoint.credential_version = endpoint.version;
             }
             endpoint.updated_at = Timestamp::now();

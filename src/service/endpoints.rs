@@ -2,7 +2,7 @@
 
 use super::secrets::NewSecret;
 use super::{Services, alerts, credentials, found, headers};
-use crate::domain::endpoint::{CustomHeader, Endpoint, EndpointFilter, EndpointSettings};
+use crate::domain::endpoint::{CustomHeader, Endpoint, EndpointFilter, EndpointSettings, SealedSetting};
 use crate::domain::error::{Error, ErrorKind, Result};
 use crate::domain::id::{EndpointId, ProjectId, SecretId};
 use crate::domain::page::{Page, PageRequest};
@@ -164,7 +164,7 @@ impl Services {
             let message = "the endpoint was changed while it was pinged; try again";
             return Err(Error::new(ErrorKind::Aborted, "ENDPOINT_CHANGED", message).about("endpoint", id));
         }
-        if endpoint.settings != before.settings {
+        if endpoint != before {
             self.write_changed_endpoint(&mut tx, principal, &before, &endpoint).await?;
             self.commit_routes(tx, project, version).await?;
             self.endpoint_changed(&before, &endpoint);
@@ -174,21 +174,27 @@ impl Services {
         found(self.store.endpoint(project, id).await?, "endpoint", id)
     }
 
-    /// The stored settings with the changes.
+    /// The stored endpoint with the changes. What is set again can be read again.
     pub(super) fn merged(
         &self,
-        stored: &EndpointSettings,
+        endpoint: &Endpoint,
         mut changes: EndpointSettings,
         fields: &[EndpointField],
-    ) -> Result<EndpointSettings> {
-        keep_redacted(&mut changes.headers, &stored.headers);
+    ) -> Result<Endpoint> {
+        let stored = &endpoint.settings;
+        if fields.contains(&EndpointField::Headers) {
+            keep_redacted(&mut changes.headers, stored)?;
+        }
         credentials::keep_stored(&mut changes, stored, fields)?;
         alerts::keep_stored(changes.alerts.as_mut(), stored.alerts.as_ref());
         let mut settings = stored.clone();
         for field in fields {
             copy(*field, &mut changes, &mut settings);
         }
-        self.check_settings(settings, Some(stored))
+        let settings = self.check_settings(settings, Some(stored))?;
+        let mut merged = Endpoint { settings, ..endpoint.clone() };
+        merged.unreadable.retain(|setting| !fields.contains(&field_of(*setting)));
+        Ok(merged)
     }
 
     pub(super) fn wants_ping(&self, ping: PingFirst) -> bool {
@@ -205,12 +211,13 @@ impl Services {
     ) -> Result<EndpointSettings> {
         let before = found(self.store.endpoint(project, id).await?, "endpoint", id)?;
         before.check_etag(&update.etag)?;
-        let settings = self.merged(&before.settings, update.settings.clone(), &update.fields)?;
-        if !settings.reaches_as(&before.settings) {
+        let endpoint = self.merged(&before, update.settings.clone(), &update.fields)?;
+        if !endpoint.settings.reaches_as(&before.settings) {
+            endpoint.check_readable()?;
             let secrets = self.store.live_secrets_of(project, id).await?;
-            self.ping_before(principal, &settings, &secrets).await?;
+            self.ping_before(principal, &endpoint.settings, &secrets).await?;
         }
-        Ok(settings)
+        Ok(endpoint.settings)
     }
 
     pub async fn delete_endpoint(
@@ -297,13 +304,26 @@ fn copy(field: EndpointField, from: &mut EndpointSettings, to: &mut EndpointSett
     }
 }
 
-/// A value that was shown redacted and comes back so is the stored one.
-fn keep_redacted(new: &mut [CustomHeader], stored: &[CustomHeader]) {
-    for header in new.iter_mut().filter(|header| header.value == REDACTED) {
-        if let Some(old) = stored.iter().find(|old| old.name.eq_ignore_ascii_case(&header.name)) {
-            header.value.clone_from(&old.value);
-        }
+const fn field_of(setting: SealedSetting) -> EndpointField {
+    match setting {
+        SealedSetting::Headers => EndpointField::Headers,
+        SealedSetting::Authentication => EndpointField::Authentication,
+        SealedSetting::ClientCertificate => EndpointField::ClientCertificate,
+        SealedSetting::Alerts => EndpointField::Alerts,
     }
+}
+
+/// A value that was shown redacted and comes back so is the stored one.
+fn keep_redacted(new: &mut [CustomHeader], stored: &EndpointSettings) -> Result<()> {
+    for header in new.iter_mut().filter(|header| header.value == REDACTED) {
+        let old = stored.headers.iter().find(|old| old.name.eq_ignore_ascii_case(&header.name));
+        let old = old.ok_or_else(|| {
+            let field = format!("endpoint.headers[{:?}]", header.name);
+            Error::invalid(field, "is redacted, and there is no stored one to keep; give the value")
+        })?;
+        header.value.clone_from(&old.value);
+    }
+    Ok(())
 }
 
 pub(super) fn uid_taken(error: StoreError, endpoint: &Endpoint) -> Error {

@@ -306,6 +306,7 @@ impl Services {
     ) -> Result<Ping> {
         let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
         let endpoint = found(self.store.endpoint(project, id).await?, "endpoint", id)?;
+        endpoint.check_readable()?;
         self.pinger.allow(principal)?;
         let secrets = self.store.live_secrets_of(project, id).await?;
         self.ping(&endpoint.settings, &secrets).await
@@ -326,6 +327,7 @@ impl Services {
             }
             TokenSubject::Endpoint(id) => {
                 let endpoint = found(self.store.endpoint(project, id).await?, "endpoint", id)?;
+                endpoint.check_readable()?;
                 let is_oauth2 = |one: &Authentication| matches!(one.method, AuthMethod::OAuth2(_));
                 endpoint.settings.authentication.filter(is_oauth2).ok_or_else(|| {
                     let message = "the endpoint's authentication is not OAuth2";

@@ -19,7 +19,7 @@ use super::{Lane, Store, now_sql};
 use crate::domain::alert::{Alert, AlertDetail, AlertEvent, Channel, OperationalWebhook};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claim;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::{Endpoint, SealedSetting};
 use crate::domain::id::{AlertId, LeaseId, ProjectId};
 use crate::domain::secret::SecretText;
 
@@ -61,6 +61,10 @@ pub enum AlertFate {
     GivenBack,
 }
 
+fn has_own(endpoint: &Endpoint) -> bool {
+    endpoint.settings.alerts.is_some() || endpoint.unreadable.contains(&SealedSetting::Alerts)
+}
+
 impl Tx {
     /// Writes the alerts that this makes: one for each channel that wants to be told.
     pub(super) async fn raise(
@@ -85,7 +89,8 @@ impl Tx {
         let statement = Statement::from_sql_and_values(self.backend(), sql, [project.uuid().into()]);
         let Some(row) = self.db().query_one_raw(statement).await? else { return Ok(()) };
         let name: String = row.try_get_by_index(0)?;
-        let defaults = if endpoints.iter().all(|endpoint| endpoint.settings.alerts.is_some()) {
+        // One whose own cannot be read has its own all the same, which may say that the project's people are not told.
+        let defaults = if endpoints.iter().all(|endpoint| has_own(endpoint)) {
             None
         } else {
             match self.store().open_alerts(&alerts_place(project), row.try_get_by_index(1)?) {
@@ -101,7 +106,11 @@ impl Tx {
         let to_operational = operational.is_some_and(|webhook| webhook.wants(event));
         let mut alerts = Vec::new();
         for endpoint in endpoints {
-            let settings = endpoint.settings.alerts.as_ref().or(defaults.as_ref());
+            if endpoint.unreadable.contains(&SealedSetting::Alerts) {
+                tracing::error!(endpoint = %endpoint.id, "its alerts cannot be read: nobody is told by them");
+            }
+            let defaults = defaults.as_ref().filter(|_| !has_own(endpoint));
+            let settings = endpoint.settings.alerts.as_ref().or(defaults);
             let mut targets = Vec::new();
             if let Some(settings) = settings.filter(|settings| settings.wants(event)) {
                 targets.extend(settings.targets());

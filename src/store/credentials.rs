@@ -61,7 +61,7 @@ impl Store {
     ) -> Result<Option<AlertSettings>> {
         let Some(sealed) = sealed else { return Ok(None) };
         let json = self.vault().open(place, &sealed)?;
-        let SealedAlerts { emails, slack, teams, on } = read(json.expose())?;
+        let SealedAlerts { emails, slack, teams, on } = read("alerts", json.expose())?;
         Ok(Some(AlertSettings {
             emails: emails.into_owned(),
             slack: slack.map(SecretUrl::new),
@@ -90,7 +90,7 @@ impl Store {
     ) -> Result<Option<Authentication>> {
         let Some(sealed) = sealed else { return Ok(None) };
         let json = self.vault().open(&place("authentication_sealed", project, endpoint), &sealed)?;
-        let SealedAuthentication { method, secret } = read(json.expose())?;
+        let SealedAuthentication { method, secret } = read("authentication", json.expose())?;
         Ok(Some(Authentication { method: method.into_owned(), secret: SecretText::new(secret) }))
     }
 
@@ -117,7 +117,7 @@ impl Store {
     ) -> Result<Option<ClientCertificate>> {
         let Some(sealed) = sealed else { return Ok(None) };
         let json = self.vault().open(&place("client_certificate_sealed", project, endpoint), &sealed)?;
-        let SealedCertificate { shown, chain, key } = read(json.expose())?;
+        let SealedCertificate { shown, chain, key } = read("client certificate", json.expose())?;
         let key = SecretText::new(key);
         Ok(Some(ClientCertificate { chain: chain.into_owned(), key, ..shown.into_owned() }))
     }
@@ -157,9 +157,9 @@ impl Store {
 }
 
 /// What fails to parse is told by its place only: serde's message might quote it.
-pub(super) fn read<'a, T: serde::Deserialize<'a>>(json: &'a [u8]) -> Result<T> {
+pub(super) fn read<'a, T: serde::Deserialize<'a>>(what: &str, json: &'a [u8]) -> Result<T> {
     serde_json::from_slice(json).map_err(|error| {
-        StoreError::Corrupt(format!("credentials, at line {} column {}", error.line(), error.column()))
+        StoreError::Corrupt(format!("{what}, at line {} column {}", error.line(), error.column()))
     })
 }
 

@@ -1,79 +1,25 @@
 //! Endpoints.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use sea_orm::entity::prelude::*;
-use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect, Statement};
+use sea_orm::{QueryOrder, QuerySelect, Statement};
 use uuid::Uuid;
 
 use super::Store;
-use super::credentials::place;
+use super::endpoint_rows::entity::{self, Column};
 use super::error::{Result, StoreError};
 use super::labels;
-use super::routes::{from_json, own_timeout, policy_of, rate_of};
+use super::routes::from_json;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::alert::AlertDetail;
 use crate::domain::attempt::ErrorClass;
 use crate::domain::change::{Change, EndpointChange, EndpointChangeKind};
 use crate::domain::clock::Timestamp;
-use crate::domain::endpoint::{
-    Circuit, ContentType, Endpoint, EndpointFilter, EndpointSettings, EndpointStatus, LastResponse,
-};
+use crate::domain::endpoint::{Circuit, Endpoint, EndpointFilter, LastResponse};
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
-use crate::domain::rotation::RotationSettings;
-
-mod entity {
-    use sea_orm::entity::prelude::*;
-
-    #[derive(Clone, Debug, DeriveEntityModel)]
-    #[sea_orm(table_name = "endpoints")]
-    pub struct Model {
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub id: Uuid,
-        pub project_id: Uuid,
-        pub uid: Option<String>,
-        pub name: String,
-        pub url: String,
-        pub description: String,
-        pub owner_id: Option<String>,
-        pub labels: String,
-        pub http_timeout_ms: i32,
-        pub retry_policy: Option<String>,
-        pub headers_sealed: Option<Vec<u8>>,
-        pub status: i16,
-        pub status_reason: String,
-        pub status_changed_at: i64,
-        pub version: i64,
-        pub revision: i64,
-        pub created_at: i64,
-        pub updated_at: i64,
-        pub disable_policy: Option<String>,
-        pub max_in_flight: i32,
-        pub content_type: i16,
-        pub rate_requests: Option<i32>,
-        pub rate_per_ms: Option<i64>,
-        pub rate_burst: Option<i32>,
-        pub authentication_sealed: Option<Vec<u8>>,
-        pub client_certificate_sealed: Option<Vec<u8>>,
-        pub certificate_ends_at: Option<i64>,
-        pub authorities: Option<String>,
-        pub credential_version: i64,
-        pub signature: Option<String>,
-        pub rotation_period_ms: Option<i64>,
-        pub rotation_grace_ms: i64,
-        pub alerts_sealed: Option<Vec<u8>>,
-    }
-
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
-
-use entity::Column;
 
 impl Tx {
     /// How many more endpoints the project may have, of `most`. Its row is locked, so that this stays right.
@@ -211,120 +157,6 @@ impl Store {
         add_health(self.reader(), &mut endpoints).await?;
         Ok(Page::from_rows(endpoints, page.size, |endpoint| endpoint.id.uuid()))
     }
-
-    fn endpoint_of(&self, row: entity::Model) -> Result<Endpoint> {
-        let (id, project) = (EndpointId::from_uuid(row.id), ProjectId::from_uuid(row.project_id));
-        Ok(Endpoint {
-            id,
-            project,
-            settings: EndpointSettings {
-                uid: row.uid,
-                name: row.name,
-                url: row.url,
-                description: row.description,
-                owner_id: row.owner_id,
-                labels: from_json(&row.labels)?,
-                http_timeout: own_timeout(row.http_timeout_ms),
-                retry_policy: policy_of(row.retry_policy)?,
-                disable_policy: policy_of(row.disable_policy)?,
-                headers: self.open_headers(project, id, row.headers_sealed)?,
-                max_in_flight: u16::try_from(row.max_in_flight).unwrap_or_default(),
-                rate_limit: rate_of(row.rate_requests, row.rate_per_ms, row.rate_burst),
-                content_type: ContentType::from_code(row.content_type)
-                    .ok_or_else(|| StoreError::Corrupt(format!("the content type of {id}")))?,
-                authentication: self.open_authentication(project, id, row.authentication_sealed)?,
-                client_certificate: self.open_certificate(project, id, row.client_certificate_sealed)?,
-                authorities: row.authorities,
-                signature: policy_of(row.signature)?.unwrap_or_default(),
-                rotation: RotationSettings {
-                    period: row.rotation_period_ms.map(long_millis),
-                    grace: long_millis(row.rotation_grace_ms),
-                },
-                alerts: self.open_alerts(&place("alerts_sealed", project, id), row.alerts_sealed)?,
-            },
-            status: EndpointStatus::from_code(row.status)
-                .ok_or_else(|| StoreError::Corrupt(format!("the status of {id}")))?,
-            status_reason: row.status_reason,
-            status_changed_at: Timestamp::from_millis(row.status_changed_at),
-            version: row.version,
-            credential_version: row.credential_version,
-            revision: row.revision,
-            created_at: Timestamp::from_millis(row.created_at),
-            updated_at: Timestamp::from_millis(row.updated_at),
-            consecutive_failures: 0,
-            circuit: Circuit::Closed,
-            last_response: None,
-        })
-    }
-
-    fn row_of(&self, endpoint: &Endpoint) -> Result<entity::ActiveModel> {
-        let settings = &endpoint.settings;
-        let retry = settings.retry_policy.as_ref().map(to_json).transpose()?;
-        let rate = settings.rate_limit.as_ref();
-        let disable = settings.disable_policy.as_ref().map(to_json).transpose()?;
-        Ok(entity::ActiveModel {
-            id: Set(endpoint.id.uuid()),
-            project_id: Set(endpoint.project.uuid()),
-            uid: Set(settings.uid.clone()),
-            name: Set(settings.name.clone()),
-            url: Set(settings.url.clone()),
-            description: Set(settings.description.clone()),
-            owner_id: Set(settings.owner_id.clone()),
-            labels: Set(to_json(&settings.labels)?),
-            // 0: as the project says.
-            http_timeout_ms: Set(settings.http_timeout.map(short_millis).unwrap_or_default()),
-            retry_policy: Set(retry),
-            headers_sealed: Set(self.seal_headers(endpoint.project, endpoint.id, &settings.headers)?),
-            status: Set(endpoint.status.code()),
-            status_reason: Set(endpoint.status_reason.clone()),
-            status_changed_at: Set(endpoint.status_changed_at.as_millis()),
-            version: Set(endpoint.version),
-            revision: Set(endpoint.revision),
-            created_at: Set(endpoint.created_at.as_millis()),
-            updated_at: Set(endpoint.updated_at.as_millis()),
-            disable_policy: Set(disable),
-            max_in_flight: Set(settings.max_in_flight.into()),
-            content_type: Set(settings.content_type.code()),
-            rate_requests: Set(rate.map(|rate| i32::try_from(rate.requests).unwrap_or(i32::MAX))),
-            rate_per_ms: Set(rate.map(|rate| i64::try_from(rate.per.as_millis()).unwrap_or(i64::MAX))),
-            rate_burst: Set(rate.map(|rate| i32::try_from(rate.burst).unwrap_or(i32::MAX))),
-            authentication_sealed: Set(self.seal_authentication(
-                endpoint.project,
-                endpoint.id,
-                settings.authentication.as_ref(),
-            )?),
-            client_certificate_sealed: Set(self.seal_certificate(
-                endpoint.project,
-                endpoint.id,
-                settings.client_certificate.as_ref(),
-            )?),
-            certificate_ends_at: Set(settings
-                .client_certificate
-                .as_ref()
-                .map(|certificate| certificate.ends_at.as_millis())),
-            authorities: Set(settings.authorities.clone()),
-            credential_version: Set(endpoint.credential_version),
-            signature: Set(Some(to_json(&settings.signature)?)),
-            rotation_period_ms: Set(settings.rotation.period.map(in_millis)),
-            rotation_grace_ms: Set(in_millis(settings.rotation.grace)),
-            alerts_sealed: Set(self.seal_alerts(
-                &place("alerts_sealed", endpoint.project, endpoint.id),
-                settings.alerts.as_ref(),
-            )?),
-        })
-    }
-}
-
-fn long_millis(stored: i64) -> Duration {
-    Duration::from_millis(u64::try_from(stored).unwrap_or_default())
-}
-
-pub(super) fn short_millis(duration: Duration) -> i32 {
-    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
-}
-
-fn in_millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Adds what attempts know of endpoints: failures in a row, the breaker and the newest answer.

@@ -29,7 +29,7 @@ pub enum StoreError {
     #[error("stored data does not read: {0}")]
     Corrupt(String),
     /// A sealed value that does not open: another key, another place, or damage.
-    #[error("a sealed value in {0} does not open")]
+    #[error("a sealed value cannot be used: {0}")]
     Sealed(String),
     /// Something in the configuration or the surroundings that a person must mend.
     #[error("{0}")]
@@ -48,8 +48,8 @@ impl StoreError {
         }
     }
 
-    /// Whether a stored value does not open or read, which no other row's fault is.
-    pub fn is_unreadable(&self) -> bool {
+    /// Whether it is one stored value that cannot be read, of which nothing else should suffer.
+    pub const fn is_unreadable(&self) -> bool {
         matches!(self, Self::Sealed(_) | Self::Corrupt(_))
     }
 

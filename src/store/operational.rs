@@ -77,7 +77,7 @@ impl Tx {
     fn open_operational(&self, project: ProjectId, sealed: Option<Vec<u8>>) -> Result<Vec<LiveSecret>> {
         let Some(sealed) = sealed else { return Ok(Vec::new()) };
         let json = self.store().vault().open(&place(project), &sealed)?;
-        let stored: Vec<StoredSecret> = read(json.expose())?;
+        let stored: Vec<StoredSecret> = read("operational secrets", json.expose())?;
         stored
             .into_iter()
             .map(|one| {

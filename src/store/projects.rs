@@ -8,7 +8,8 @@ use sea_orm::{ConnectionTrait, QueryOrder, QuerySelect, Statement};
 use uuid::Uuid;
 
 use super::Store;
-use super::endpoints::{short_millis, to_json};
+use super::endpoint_rows::short_millis;
+use super::endpoints::to_json;
 use super::error::{Result, StoreError};
 use super::routes::{limit_of, own_timeout, policy_of};
 use super::rows::{Kind, Rows};

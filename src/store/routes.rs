@@ -11,6 +11,7 @@ use sea_orm::{
 };
 
 use super::Store;
+use super::credentials::read;
 use super::error::{Result, StoreError};
 use super::rows::{Kind, Rows};
 use super::vault::Place;
@@ -99,9 +100,12 @@ impl Store {
             let url: String = row.try_get_by_index(1)?;
             let owner: Option<String> = row.try_get_by_index(2)?;
             let url = rules.parse(&url).ok();
-            let sealed = self.open_sealed(project, id, &row, rules)?;
-            let unopened = sealed.is_none() || live.unopened.contains(&id);
-            let (headers, credentials) = sealed.unwrap_or_default();
+            // One that does not open is no fault of the others'.
+            let (headers, credentials, unopened) = match self.open_sealed(project, id, &row, rules) {
+                Ok((headers, credentials)) => (headers, credentials, live.unopened.remove(&id)),
+                Err(error) if error.is_unreadable() => (Vec::new(), None, Some(error)),
+                Err(error) => return Err(error),
+            };
             routes.insert(EndpointRoute {
                 id,
                 owner: owner.map(Into::into),
@@ -110,7 +114,7 @@ impl Store {
                 host: url.as_ref().map(|url| url.host().to_string()).unwrap_or_default().into(),
                 url,
                 timeout: own_timeout(row.try_get_by_index(3)?).unwrap_or(timeout),
-                unopened,
+                unopened: unopened.map(|error| error.to_string()),
                 signature: policy_of(row.try_get_by_index(13)?)?.unwrap_or_default(),
                 secrets: live.secrets.remove(&id).unwrap_or_default(),
                 retry: policy_of(row.try_get_by_index(4)?)?.unwrap_or_else(|| retry.clone()),
@@ -138,23 +142,16 @@ impl Store {
         Ok(Some(routes))
     }
 
-    /// What is sealed in a row of endpoints; none where a value of it does not open, which is no fault of the others'.
+    /// What is sealed in a row of endpoints.
     fn open_sealed(
         &self,
         project: ProjectId,
         endpoint: EndpointId,
         row: &QueryResult,
         rules: &UrlRules,
-    ) -> Result<Option<(Vec<CustomHeader>, Option<Credentials>)>> {
-        let open = || {
-            let headers = self.open_headers(project, endpoint, row.try_get("", "headers_sealed")?)?;
-            Ok((headers, self.credentials_of(project, endpoint, row, rules)?))
-        };
-        match open() {
-            Ok(opened) => Ok(Some(opened)),
-            Err(StoreError::Sealed(_) | StoreError::Corrupt(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+    ) -> Result<(Vec<CustomHeader>, Option<Credentials>)> {
+        let headers = self.open_headers(project, endpoint, row.try_get("", "headers_sealed")?)?;
+        Ok((headers, self.credentials_of(project, endpoint, row, rules)?))
     }
 
     /// Opens an endpoint's custom headers.
@@ -166,8 +163,7 @@ impl Store {
     ) -> Result<Vec<CustomHeader>> {
         let Some(sealed) = sealed else { return Ok(Vec::new()) };
         let json = self.vault().open(&headers_place(project, endpoint), &sealed)?;
-        serde_json::from_slice(json.expose())
-            .map_err(|error| StoreError::Corrupt(format!("custom headers: {error}")))
+        read("custom headers", json.expose())
     }
 
     /// Seals an endpoint's custom headers; none where there are none.

@@ -1,6 +1,6 @@
 //! Signing secrets of endpoints, sealed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, QueryResult, Statement};
 use uuid::Uuid;
@@ -20,8 +20,8 @@ use crate::domain::secret::{LiveSecret, PublicKey, SecretKind, SigningSecret};
 #[derive(Default)]
 pub(super) struct LiveSecrets {
     pub secrets: HashMap<EndpointId, Vec<LiveSecret>>,
-    /// Endpoints with one that does not open.
-    pub unopened: HashSet<EndpointId>,
+    /// Endpoints with one that does not open, and why.
+    pub unopened: HashMap<EndpointId, StoreError>,
 }
 
 const COLUMNS: &str = "id, endpoint_id, kind, sealed, created_at, expires_at";
@@ -169,8 +169,12 @@ impl Store {
         let public_key = match kind {
             SecretKind::Ed25519 => {
                 let sealed: Vec<u8> = row.try_get_by_index(3)?;
-                let secret = self.open_secret(project, id, kind.code(), &sealed)?;
-                secret.public_key().map(|key| key.to_string())
+                match self.open_secret(project, id, kind.code(), &sealed) {
+                    Ok(secret) => secret.public_key().map(|key| key.to_string()),
+                    // It can be listed, retired and replaced all the same.
+                    Err(error) if error.is_unreadable() => None,
+                    Err(error) => return Err(error),
+                }
             }
             SecretKind::Hmac | SecretKind::Text => None,
         };
@@ -211,10 +215,10 @@ impl Store {
         let values = [project.uuid().into(), endpoint.uuid().into(), now.into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let mut live = self.live(project, self.reader().query_all_raw(statement).await?)?;
-        if live.unopened.contains(&endpoint) {
-            return Err(StoreError::Sealed("secrets".to_owned()));
+        match live.unopened.remove(&endpoint) {
+            Some(error) => Err(error),
+            None => Ok(live.secrets.remove(&endpoint).unwrap_or_default()),
         }
-        Ok(live.secrets.remove(&endpoint).unwrap_or_default())
     }
 
     fn live(&self, project: ProjectId, rows: Vec<QueryResult>) -> Result<LiveSecrets> {
@@ -228,8 +232,8 @@ impl Store {
                 Ok(secret) => {
                     live.secrets.entry(endpoint).or_default().push(LiveSecret { id, secret, expires_at });
                 }
-                Err(StoreError::Sealed(_) | StoreError::Corrupt(_)) => {
-                    live.unopened.insert(endpoint);
+                Err(error) if error.is_unreadable() => {
+                    live.unopened.entry(endpoint).or_insert(error);
                 }
                 Err(error) => return Err(error),
             }

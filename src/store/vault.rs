@@ -6,6 +6,8 @@
 //!
 //! `format (1) | version (4) | nonce (24) | wrapped data key (48) | nonce (24) | sealed value`
 
+use std::fmt;
+
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use hmac::{Hmac, Mac};
@@ -59,6 +61,12 @@ pub struct Place {
     pub project: Option<ProjectId>,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{} of row {}", self.table, self.column, self.row)
+    }
+}
+
 impl Place {
     fn associated_data(&self, version: u32) -> Vec<u8> {
         let mut data = vec![FORMAT];
@@ -106,7 +114,7 @@ impl Vault {
     }
 
     pub fn seal(&self, place: &Place, value: &[u8]) -> Result<Vec<u8>> {
-        let failed = || StoreError::Sealed(place.table.to_owned());
+        let failed = || StoreError::Sealed(format!("{place}: it could not be sealed"));
         let master = self.keys.last().ok_or_else(failed)?;
         let data = place.associated_data(master.version);
         let data_key: Zeroizing<[u8; KEY_LEN]> = Zeroizing::new(rand::random());
@@ -134,31 +142,38 @@ impl Vault {
     }
 
     pub fn open(&self, place: &Place, stored: &[u8]) -> Result<SecretBytes> {
-        self.try_open(place, stored).ok_or_else(|| StoreError::Sealed(place.table.to_owned()))
+        self.try_open(place, stored).map_err(|why| StoreError::Sealed(format!("{place}: {why}")))
     }
 
-    fn try_open(&self, place: &Place, stored: &[u8]) -> Option<SecretBytes> {
-        let (&format, rest) = stored.split_first()?;
-        if format != FORMAT {
-            return None;
-        }
-        let (version, rest) = rest.split_first_chunk::<4>()?;
-        let (wrap_nonce, rest) = rest.split_first_chunk::<NONCE_LEN>()?;
-        let (wrapped, rest) = rest.split_first_chunk::<{ KEY_LEN + TAG_LEN }>()?;
-        let (value_nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
-
-        let version = u32::from_be_bytes(*version);
-        let master = self.keys.iter().find(|key| key.version == version)?;
-        let data = place.associated_data(version);
-        let data_key = cipher(master.key.expose())?
-            .decrypt(&XNonce::from(*wrap_nonce), Payload { msg: wrapped, aad: &data })
-            .map(Zeroizing::new)
-            .ok()?;
-        let value = cipher(&data_key)?
-            .decrypt(&XNonce::from(*value_nonce), Payload { msg: sealed, aad: &data })
-            .ok()?;
-        Some(SecretBytes::new(value))
+    fn try_open(&self, place: &Place, stored: &[u8]) -> Result<SecretBytes, String> {
+        let (version, rest) = split_version(stored).ok_or("it is not of a known format")?;
+        let master = self.keys.iter().find(|key| key.version == version);
+        let master = master.ok_or_else(|| format!("there is no master key {version}"))?;
+        let value = decrypt(master, place, rest);
+        value.ok_or_else(|| "it is damaged, was moved, or another key sealed it".to_owned())
     }
+}
+
+/// The master key's version and what follows it.
+fn split_version(stored: &[u8]) -> Option<(u32, &[u8])> {
+    let (_, rest) = stored.split_first().filter(|(format, _)| **format == FORMAT)?;
+    let (version, rest) = rest.split_first_chunk::<4>()?;
+    Some((u32::from_be_bytes(*version), rest))
+}
+
+fn decrypt(master: &MasterKey, place: &Place, stored: &[u8]) -> Option<SecretBytes> {
+    let (wrap_nonce, rest) = stored.split_first_chunk::<NONCE_LEN>()?;
+    let (wrapped, rest) = rest.split_first_chunk::<{ KEY_LEN + TAG_LEN }>()?;
+    let (value_nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
+
+    let data = place.associated_data(master.version);
+    let data_key = cipher(master.key.expose())?
+        .decrypt(&XNonce::from(*wrap_nonce), Payload { msg: wrapped, aad: &data })
+        .map(Zeroizing::new)
+        .ok()?;
+    let value =
+        cipher(&data_key)?.decrypt(&XNonce::from(*value_nonce), Payload { msg: sealed, aad: &data }).ok()?;
+    Some(SecretBytes::new(value))
 }
 
 fn cipher(key: &[u8]) -> Option<XChaCha20Poly1305> {
@@ -206,6 +221,11 @@ mod tests {
         let both = Vault::new(vec![two, one]).expect("vault");
         assert!(both.open(&here, &old).is_ok());
         let new = both.seal(&here, b"x").expect("sealed");
-        assert!(before.open(&here, &new).is_err());
+        let refused = before.open(&here, &new).expect_err("not its key").to_string();
+        let row = here.row;
+        assert!(
+            refused.ends_with(&format!("secrets.sealed of row {row}: there is no master key 2")),
+            "{refused}"
+        );
     }
 }

@@ -235,7 +235,7 @@ impl Bulk {
 
     async fn write_change(&self, tx: &mut Tx, change: &Change) -> Result<()> {
         let Change { before, after, subscription } = change;
-        if after.settings != before.settings {
+        if after != before {
             self.services.write_changed_endpoint(tx, &self.principal, before, after).await?;
         }
         if let Some((before, after)) = subscription {

@@ -135,7 +135,7 @@ impl Bulk {
         }
         let after = self.services.changed_endpoint(&before, row.settings.clone(), &row.fields)?;
         let subscription = change_of_subscription(row, &before, subscriptions.get(&before.id));
-        if after.settings == before.settings && subscription.is_none() {
+        if after == before && subscription.is_none() {
             return Ok(Plan::Unchanged(Box::new(before)));
         }
         Ok(Plan::Change(Box::new(Change { before, after, subscription })))
