@@ -218,6 +218,8 @@ async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Res
         .options([("synchronous_commit", "on")])
         // A process that stops inside a transaction keeps everyone waiting who commits after it.
         .options([("idle_in_transaction_session_timeout", "5000")])
+        // Compiling takes longer than any statement here; and a way that is switched off below looks dear enough for it.
+        .options([("jit", "off")])
         .disable_statement_logging();
     // A plan made while the tables were still empty would scan them, and be kept. The engine asks for rows by key, a few
     // at a time (and says so where it does not); others, whose questions vary, have each of them planned.
