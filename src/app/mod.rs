@@ -1,15 +1,14 @@
 //! The composition root: what is made of what, in which order it starts, and in which it stops.
 
+mod listeners;
 mod readiness;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::service::{Handles, KeySecret, Pinger, Services};
 use crate::store::Store;
 use crate::tls::Identity;
+use listeners::Listeners;
 use readiness::Readiness;
 
 /// A running server.
@@ -53,12 +53,15 @@ const KEY_USES_EVERY: Duration = Duration::from_secs(30);
 
 impl App {
     /// Starts everything; the server answers when this returns.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    pub async fn start(mut config: Config) -> anyhow::Result<Self> {
         let place = config.store.url.to_string();
         let identity = config.tls.map(Identity::read).transpose()?;
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), Timestamp::now().as_secs());
         let store =
             Store::open(config.store).await.with_context(|| format!("cannot open the store {place}"))?;
+        let listeners = Listeners::bind(config.listen, config.admin_listen, config.portal_listen).await?;
+        let addresses = listeners.addresses()?;
+        config.dispatch.own.listeners = addresses.all();
         let dispatcher = Dispatcher::new(config.dispatch)?;
         let pinger = Pinger::new(dispatcher.clone(), config.pings);
         let has_mail = config.engine.alerts.mail.is_some();
@@ -86,36 +89,25 @@ impl App {
         }
 
         let readiness = Readiness::new();
-        let listener = listen(config.listen).await?;
-        let address = listener.local_addr()?;
         let health = Health::new(readiness.subscribe(), stop_serving.clone());
         let portal_server = PortalServer::new(services.clone(), identity.clone());
         let server =
             GrpcServer::new(services, health, config.grpc, identity, metrics.clone(), stop_serving.clone())
                 .map_err(|error| anyhow::anyhow!("the gRPC server cannot be set up: {error}"))?;
-        let admin = match config.admin_listen {
-            Some(address) => Some(listen(address).await.context("admin-listen")?),
-            None => None,
-        };
-        let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
-        if let Some(listener) = admin {
+        if let Some(listener) = listeners.admin {
             let admin = AdminServer { metrics, ready: readiness.subscribe() };
             tasks.spawn(admin.run(listener, stop_tasks.clone()));
         }
-        let portal = match config.portal_listen {
-            Some(address) => Some(listen(address).await.context("portal-listen")?),
-            None => None,
-        };
-        let portal_address = portal.as_ref().map(TcpListener::local_addr).transpose()?;
-        if let Some(listener) = portal {
+        if let Some(listener) = listeners.portal {
             tasks.spawn(portal_server.run(listener, stop_serving.clone()));
         }
-        let server = tokio::spawn(server.run(listener));
+        let server = tokio::spawn(server.run(listeners.grpc));
         readiness.begin();
         let ready = tokio::spawn(readiness.run(store.clone(), stop_ready.clone()));
+        let address = addresses.grpc;
         tracing::info!(%address, store = %place, "serving");
         if let Some(path) = &config.ready_file {
-            write_ready(path, address, admin_address, portal_address)?;
+            addresses.write(path)?;
         }
         Ok(Self {
             address,
@@ -174,10 +166,6 @@ impl App {
     }
 }
 
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
-}
-
 /// SIGHUP reads the server's certificate again.
 fn reload_on_hangup(
     identity: Arc<Identity>,
@@ -208,18 +196,4 @@ async fn flush_key_uses(services: Services, stop: CancellationToken) {
             return;
         }
     }
-}
-
-/// Tells whoever started the server where it listens. Written as a whole, so that a reader never sees half.
-fn write_ready(
-    path: &Path,
-    grpc: SocketAddr,
-    admin: Option<SocketAddr>,
-    portal: Option<SocketAddr>,
-) -> anyhow::Result<()> {
-    let draft = path.with_added_extension("new");
-    let text = format!("{}\n", serde_json::json!({ "grpc": grpc, "admin": admin, "portal": portal }));
-    std::fs::write(&draft, text)
-        .and_then(|()| std::fs::rename(&draft, path))
-        .with_context(|| format!("cannot write {}", path.display()))
 }

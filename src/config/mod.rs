@@ -22,7 +22,7 @@ pub use keys::{KeyFile, read_master_keys, read_operator_key, write_operator_key}
 pub use options::{ListenOrOff, LogFormat, Options, SmtpTls};
 pub use show::{Source, show};
 
-use crate::dispatch::DispatchSettings;
+use crate::dispatch::{DispatchSettings, OwnPlaces};
 use crate::domain::address::{AddressPolicy, Cidr};
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::event::FanOut;
@@ -96,6 +96,8 @@ impl Config {
     fn build(options: Options, missing: Missing) -> anyhow::Result<Self> {
         let data = options.data_folder();
         let (url, vault) = (options.database()?, options.vault_or(missing)?);
+        // The listeners are known once they are bound.
+        let own = OwnPlaces { listeners: Vec::new(), database: url.place() };
         let rules = UrlRules {
             allow_http: options.allow_http.unwrap_or(false),
             allowed_hosts: options.allow_host.clone(),
@@ -155,6 +157,7 @@ impl Config {
             },
             dispatch: DispatchSettings {
                 addresses: rules.addresses.clone(),
+                own,
                 name_servers: options.nameserver.clone(),
                 extra_roots: extra_roots.unwrap_or_default(),
                 egress_proxy: options

@@ -16,6 +16,7 @@ use super::capture;
 use super::connector::{ConnInfo, Connector, micros};
 use super::failure::{Failure, seconds};
 use super::identities::Identities;
+use super::own::OwnPlaces;
 use super::proxy::EgressProxy;
 use super::resolver::Resolver;
 use super::tls::Tls;
@@ -38,6 +39,8 @@ const READ_BUFFER_MAX: usize = 64 * 1024;
 pub struct DispatchSettings {
     /// Which addresses may be dialled.
     pub addresses: AddressPolicy,
+    /// What is not dialled even so.
+    pub own: OwnPlaces,
     /// The name servers to ask; none means the system's, and its hosts file.
     pub name_servers: Vec<SocketAddr>,
     /// Whether to trust the system's root certificates.
@@ -63,6 +66,7 @@ impl Default for DispatchSettings {
             addresses: AddressPolicy::default(),
             name_servers: Vec::new(),
             system_roots: true,
+            own: OwnPlaces::default(),
             extra_roots: Vec::new(),
             egress_proxy: None,
             dns_timeout: Duration::from_secs(5),
@@ -139,6 +143,7 @@ impl Dispatcher {
             resolver,
             settings.egress_proxy,
             shared.into(),
+            settings.own,
             settings.connect_timeout,
         );
         let (idle_timeout, idle_per_host) = (settings.idle_timeout, settings.idle_per_host);

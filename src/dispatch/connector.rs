@@ -24,6 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::failure::{Failure, seconds};
+use super::own::OwnPlaces;
 use super::proxy::EgressProxy;
 use super::resolver::Resolver;
 use crate::domain::address::AddressPolicy;
@@ -43,6 +44,7 @@ pub(super) struct Connector {
 
 struct Inner {
     policy: AddressPolicy,
+    own: OwnPlaces,
     resolver: Resolver,
     proxy: Option<EgressProxy>,
     budget: Duration,
@@ -52,12 +54,13 @@ impl Connector {
     /// `budget` bounds dialling and the TLS handshake together.
     pub(super) fn new(
         policy: AddressPolicy,
+        own: OwnPlaces,
         resolver: Resolver,
         proxy: Option<EgressProxy>,
         tls: TlsConnector,
         budget: Duration,
     ) -> Self {
-        Self { inner: Arc::new(Inner { policy, resolver, proxy, budget }), tls }
+        Self { inner: Arc::new(Inner { policy, own, resolver, proxy, budget }), tls }
     }
 
     /// The same with another TLS configuration.
@@ -99,6 +102,10 @@ impl Inner {
             Err(_) => (self.resolver.lookup(host).await?, Some(micros(opened_at.elapsed()))),
         };
         self.check(host, &found).map_err(|failure| Failure { dns_us, ..failure })?;
+        if self.own.include(&found, port).await {
+            tracing::info!(host, port, "refused to connect: a listener of ours, or our database");
+            return Err(Failure { dns_us, ..Failure::blocked() });
+        }
 
         let dialled_at = Instant::now();
         let deadline = tokio::time::Instant::from_std(dialled_at + self.budget);
@@ -135,7 +142,6 @@ impl Inner {
         Ok(Conn { stream: Stream::Tls(Box::new(stream)), info: Arc::new(info) })
     }
 
-    /// One address that is not allowed refuses them all: a mixed answer is somebody's trick.
     /// A connection to one of the addresses, and which it leads to.
     async fn dial(&self, addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Failure> {
         match &self.proxy {
@@ -148,6 +154,7 @@ impl Inner {
         }
     }
 
+    /// One address that is not allowed refuses them all: a mixed answer is somebody's trick.
     fn check(&self, host: &str, addresses: &[IpAddr]) -> Result<(), Failure> {
         match addresses.iter().find(|address| !self.policy.permits(**address)) {
             None => Ok(()),

@@ -48,6 +48,20 @@ impl DatabaseUrl {
     }
 }
 
+impl DatabaseUrl {
+    /// Host and port of a database that is a server; one that is reached by a socket is on this machine.
+    pub fn place(&self) -> Option<(String, u16)> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(options) => {
+                let by_socket = options.get_socket().is_some() || options.get_host().starts_with('/');
+                let host = if by_socket { "localhost" } else { options.get_host() };
+                Some((host.to_owned(), options.get_port()))
+            }
+        }
+    }
+}
+
 impl std::fmt::Display for DatabaseUrl {
     /// Without credentials.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

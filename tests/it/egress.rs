@@ -19,6 +19,8 @@ use crate::support::world::quick_retries;
 use crate::support::{Database, Server, World, in_time};
 
 const PORT: u16 = 8080;
+/// All that a ping tells.
+pub const UNREACHABLE: &str = "HEAD host cannot be resolved, or is not allowed after";
 
 #[tokio::test]
 async fn nothing_forbidden_is_reached() {
@@ -56,13 +58,17 @@ async fn inside() {
 
     let forbidden: Vec<&str> = LISTENED.into_iter().chain(OTHERS).collect();
     let names = NameServer::start(names(&forbidden)).await;
-    let arguments = ["--allow-http", "--nameserver", &names.address.to_string(), "--alert-attempts", "1"];
-    let server = Server::start_pinging(Database::sqlite(), &arguments).await;
+    let name_server = names.address.to_string();
+    let arguments = ["--allow-http", "--nameserver", &name_server, "--alert-attempts", "1"];
+    // On every address, the public ones among them.
+    let listening = ["--admin-listen", "0.0.0.0:0", "--portal-listen", "[::]:0"];
+    let server = Server::start_pinging(Database::sqlite(), &[&arguments[..], &listening].concat()).await;
     let world = World::on(server, pb::PausedPolicy::Discard).await;
 
     urls_are_refused(&world, &forbidden).await;
     let owners = names_are_not_dialled(&world, &forbidden).await;
     deliveries_are_blocked(&world, owners).await;
+    own_ports_are_blocked(&world).await;
     alerts_are_blocked(&world, forbidden.len()).await;
     assert!(trap.caught().is_empty(), "{:?}", trap.caught());
 
@@ -83,6 +89,23 @@ async fn inside() {
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect(text)
+}
+
+/// On this machine's public addresses.
+async fn own_ports_are_blocked(world: &World) {
+    let port = |place: &str| place.parse::<SocketAddr>().expect(place).port();
+    let (admin, portal) = (port(world.server.admin()), port(world.server.portal()));
+    let mut made = Vec::new();
+    for place in [(PUBLIC[0], admin), (PUBLIC[0], portal), (PUBLIC[1], portal)] {
+        let place = SocketAddr::new(ip(place.0), place.1);
+        TcpStream::connect(place).await.expect("others reach it");
+        let url = format!("http://{place}/metrics");
+        let status = create(world, url.clone(), None, false).await.expect_err("pinged");
+        assert!(status.message().contains(UNREACHABLE), "{url}: {status}");
+        let endpoint = create(world, url, None, true).await.expect("skipped");
+        made.push((endpoint, pb::ErrorClass::BlockedAddress));
+    }
+    deliveries_are_blocked(world, made).await;
 }
 
 /// Gives the namespace every address.
@@ -124,7 +147,7 @@ fn names(forbidden: &[&str]) -> HashMap<String, Vec<IpAddr>> {
     table
 }
 
-async fn create(
+pub async fn create(
     world: &World,
     url: String,
     token_url: Option<String>,
@@ -226,14 +249,13 @@ async fn urls_are_refused(world: &World, forbidden: &[&str]) {
 
 /// By pings and token tests; returns endpoints to deliver to, and how their attempts are to fail.
 async fn names_are_not_dialled(world: &World, forbidden: &[&str]) -> Vec<(pb::Endpoint, pb::ErrorClass)> {
-    let unresolvable = "HEAD host cannot be resolved, or is not allowed after";
     let mut made = Vec::new();
     for number in 0..forbidden.len() {
         for host in [format!("f{number}.example.com"), format!("m{number}.example.com")] {
             let url = format!("http://{host}:{PORT}/");
             let status = create(world, url.clone(), None, false).await.expect_err("pinged");
             assert_eq!(reason(&status).as_deref(), Some("PING_FAILED"), "{status}");
-            assert!(status.message().contains(unresolvable), "{host}: {status}");
+            assert!(status.message().contains(UNREACHABLE), "{host}: {status}");
 
             let public = format!("http://public0.example.com:{PORT}/");
             let status = create(world, public.clone(), Some(url.clone()), false).await.expect_err("no token");
@@ -255,7 +277,8 @@ async fn names_are_not_dialled(world: &World, forbidden: &[&str]) -> Vec<(pb::En
     made
 }
 
-async fn deliveries_are_blocked(world: &World, made: Vec<(pb::Endpoint, pb::ErrorClass)>) {
+/// Publishes to all; these are to fail so.
+pub async fn deliveries_are_blocked(world: &World, made: Vec<(pb::Endpoint, pb::ErrorClass)>) {
     let target = pb::publish_event_request::Target::Broadcast(pb::Broadcast {});
     let event = world.publish(target, b"{}").await.event_id;
     let classes: HashMap<&str, pb::ErrorClass> =

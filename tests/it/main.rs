@@ -48,6 +48,7 @@ mod oauth2_failing;
 mod outage;
 mod paging;
 mod pause;
+mod own_addresses;
 mod ping;
 mod poison;
 mod policies;

@@ -86,8 +86,7 @@ impl Server {
         let log = std::fs::File::create(self.log_path()).expect("a log file");
         let mut command = Command::new(program());
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            .args(["--portal-listen", "127.0.0.1:0", "--data"])
+            .args(["serve", "--data"])
             .arg(self.folder.path())
             .arg("--ready-file")
             .arg(&ready)
@@ -97,6 +96,11 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(log)
             .kill_on_drop(true);
+        for listener in ["--listen", "--admin-listen", "--portal-listen"] {
+            if !self.arguments.iter().any(|argument| argument == listener) {
+                command.args([listener, "127.0.0.1:0"]);
+            }
+        }
         if let Some(url) = self.database.url()
             && !self.arguments.iter().any(|argument| argument == "--store")
         {
