@@ -59,6 +59,7 @@ impl Options {
             watch_lag_max: Some(WATCH_LAG),
             changes_retention: Some(CHANGES_RETENTION),
             allow_http: Some(false),
+            insecure_skip_tls_verify: Some(false),
             skip_ping: Some(false),
             ping_method: ["HEAD", "GET", "POST"].map(str::to_owned).into(),
             slots: Some(LaneLimits::default().slots),

@@ -160,6 +160,7 @@ impl Config {
                 own,
                 name_servers: options.nameserver.clone(),
                 extra_roots: extra_roots.unwrap_or_default(),
+                verify_tls: !options.insecure_skip_tls_verify.unwrap_or(false),
                 egress_proxy: options
                     .egress_proxy
                     .as_deref()

@@ -116,6 +116,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE", env = "HAWSER_CA_FILE")]
     pub ca_file: Option<PathBuf>,
 
+    /// Development only: do not verify the TLS certificates of receivers, whoever they are
+    #[arg(long, value_name = "BOOL", env = "HAWSER_INSECURE_SKIP_TLS_VERIFY", num_args = 0..=1, default_missing_value = "true")]
+    pub insecure_skip_tls_verify: Option<bool>,
+
     /// An HTTP proxy that every outbound connection goes through (CONNECT), `http://[USER:PASSWORD@]HOST:PORT`
     #[arg(long, value_name = "URL", env = "HAWSER_EGRESS_PROXY", hide_env_values = true)]
     pub egress_proxy: Option<String>,
@@ -343,6 +347,7 @@ impl Options {
             block_net: list(self.block_net, file.block_net),
             nameserver: if self.nameserver.is_empty() { file.nameserver } else { self.nameserver },
             ca_file: self.ca_file.or(file.ca_file),
+            insecure_skip_tls_verify: self.insecure_skip_tls_verify.or(file.insecure_skip_tls_verify),
             egress_proxy: self.egress_proxy.or(file.egress_proxy),
             skip_ping: self.skip_ping.or(file.skip_ping),
             ping_method: list(self.ping_method, file.ping_method),

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, Command};
 
 use super::{DatabaseUrl, Options};
-use crate::dispatch::EgressProxy;
+use crate::dispatch::{EgressProxy, UNVERIFIED};
 
 /// Who said it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +24,12 @@ const REDACTED: &str = "[redacted]";
 pub fn show(given: &Options, file: &Options, source: impl Fn(&str) -> Source) -> anyhow::Result<String> {
     let set = given.clone().over(file.clone());
     let effective = table(&set.clone().over(set.defaults()))?;
+    let unverified = set.insecure_skip_tls_verify == Some(true);
     let (filed, set) = (table(file)?, table(&set)?);
     let mut text = String::new();
+    if unverified {
+        writeln!(text, "# WARNING: {UNVERIFIED}")?;
+    }
     let command = Options::augment_args(Command::new("serve"));
     for argument in command.get_arguments() {
         let Some(name) = argument.get_long().filter(|name| *name != "config") else { continue };

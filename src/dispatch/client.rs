@@ -47,6 +47,8 @@ pub struct DispatchSettings {
     pub system_roots: bool,
     /// Root certificates to trust beside the system's.
     pub extra_roots: Vec<CertificateDer<'static>>,
+    /// Whether receivers must be whom they say they are; only development may do without.
+    pub verify_tls: bool,
     /// What connections go through, if not straight to the receiver.
     pub egress_proxy: Option<EgressProxy>,
     /// How long resolving a name may take.
@@ -64,10 +66,11 @@ impl Default for DispatchSettings {
     fn default() -> Self {
         Self {
             addresses: AddressPolicy::default(),
+            own: OwnPlaces::default(),
             name_servers: Vec::new(),
             system_roots: true,
-            own: OwnPlaces::default(),
             extra_roots: Vec::new(),
+            verify_tls: true,
             egress_proxy: None,
             dns_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(10),
@@ -136,14 +139,14 @@ impl Dispatcher {
     pub fn new(settings: DispatchSettings) -> Result<Self, SetupError> {
         let resolver =
             Resolver::new(&settings.name_servers, settings.dns_timeout).map_err(SetupError::Resolver)?;
-        let tls = Tls::new(settings.system_roots, &settings.extra_roots)?;
+        let tls = Tls::new(settings.system_roots, &settings.extra_roots, settings.verify_tls)?;
         let shared = tls.shared().map_err(SetupError::Tls)?;
         let connector = Connector::new(
             settings.addresses,
+            settings.own,
             resolver,
             settings.egress_proxy,
             shared.into(),
-            settings.own,
             settings.connect_timeout,
         );
         let (idle_timeout, idle_per_host) = (settings.idle_timeout, settings.idle_per_host);

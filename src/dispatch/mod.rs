@@ -20,12 +20,14 @@ mod proxy;
 mod resolver;
 mod tls;
 mod tokens;
+mod unverified;
 
 #[cfg(test)]
 mod tests;
 
 pub use client::{DispatchSettings, Dispatcher, Identity, OutboundRequest, SetupError};
 pub use exchange::{Exchange, Grant};
-pub use proxy::{EgressProxy, InvalidProxy};
 pub use own::OwnPlaces;
+pub use proxy::{EgressProxy, InvalidProxy};
+pub use tls::UNVERIFIED;
 pub use tokens::{Token, TokenError};

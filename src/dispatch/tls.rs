@@ -1,5 +1,5 @@
-//! TLS towards receivers: always verifying, against the server's roots or an endpoint's own, and with the
-//! endpoint's client certificate where it has one.
+//! TLS towards receivers: verifying, against the server's roots or an endpoint's own, unless development switched that
+//! off for the whole server; and with the endpoint's client certificate where it has one.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 
 use super::client::SetupError;
+use super::unverified::AnyCertificate;
 
 /// What all configurations are made of.
 #[derive(Clone)]
@@ -18,7 +19,12 @@ pub(super) struct Tls {
     provider: Arc<CryptoProvider>,
     /// The system's roots, and the extra ones.
     roots: Arc<RootCertStore>,
+    verify: bool,
 }
+
+/// What is said, loudly, where receivers are not verified.
+pub const UNVERIFIED: &str =
+    "insecure-skip-tls-verify: whoever answers is taken for the receiver, for development only";
 
 /// Sessions remembered for an endpoint with an identity of its own: it is one host.
 const SESSIONS: usize = 4;
@@ -27,7 +33,11 @@ impl Tls {
     pub(super) fn new(
         system_roots: bool,
         extra_roots: &[CertificateDer<'static>],
+        verify: bool,
     ) -> Result<Self, SetupError> {
+        if !verify {
+            tracing::warn!("{UNVERIFIED}");
+        }
         let mut roots = RootCertStore::empty();
         if system_roots {
             let found = rustls_native_certs::load_native_certs();
@@ -40,11 +50,11 @@ impl Tls {
         for root in extra_roots {
             roots.add(root.clone()).map_err(SetupError::ExtraRoot)?;
         }
-        if roots.is_empty() {
+        if roots.is_empty() && verify {
             tracing::warn!("no root certificates: every https endpoint will fail");
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        Ok(Self { provider, roots: Arc::new(roots) })
+        Ok(Self { provider, roots: Arc::new(roots), verify })
     }
 
     /// For endpoints without an identity of their own.
@@ -80,8 +90,14 @@ impl Tls {
         certificate: Option<CertifiedKey>,
     ) -> Result<ClientConfig, Error> {
         let builder = ClientConfig::builder_with_provider(self.provider.clone())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_root_certificates(roots);
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+        let builder = match self.verify {
+            true => builder.with_root_certificates(roots),
+            false => {
+                let any = Arc::new(AnyCertificate(self.provider.clone()));
+                builder.dangerous().with_custom_certificate_verifier(any)
+            }
+        };
         let mut config = match certificate {
             Some(certificate) => {
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certificate)))

@@ -72,6 +72,7 @@ mod timeouts;
 mod tls;
 mod upgrade;
 mod watch;
+mod trust;
 mod watch_limits;
 mod watch_order;
 mod watch_resume;

@@ -54,6 +54,18 @@ async fn settings_are_told_with_their_sources_and_secrets_are_not() {
         assert!(shown.lines().any(|shown| shown == line), "{line}\n{shown}");
     }
     assert!(!shown.contains("canary") && !shown.contains("Y2FuYXJ5"), "{shown}");
+    assert!(!shown.contains("WARNING"), "{shown}");
+}
+
+#[tokio::test]
+async fn that_receivers_are_not_verified_is_told_loudly() {
+    let (content, shown, said) = print("insecure-skip-tls-verify = true\n", &[], &[]).await;
+    assert!(content && said.is_empty(), "{said}");
+    assert!(shown.starts_with("# WARNING: insecure-skip-tls-verify: "), "{shown}");
+    assert!(shown.lines().any(|line| line == "insecure-skip-tls-verify = true  # file"), "{shown}");
+    let (_, shown, _) =
+        print("insecure-skip-tls-verify = true\n", &[], &["--insecure-skip-tls-verify=false"]).await;
+    assert!(!shown.contains("WARNING"), "{shown}");
 }
 
 #[tokio::test]
