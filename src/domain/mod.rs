@@ -28,6 +28,7 @@ pub mod retry;
 pub mod rotation;
 pub mod routing;
 pub mod secret;
+pub mod seen;
 pub mod signature;
 pub mod subscription;
 pub mod url_rules;

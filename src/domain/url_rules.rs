@@ -222,6 +222,18 @@ impl UrlRules {
     }
 }
 
+/// The text that a URL is stored as wherever it is accepted, by whatever rules; as it is where it is accepted nowhere.
+pub fn canonical_text(raw: &str) -> String {
+    let Ok(mut url) = Url::parse(raw) else { return raw.to_owned() };
+    let undotted = url.host_str().and_then(|host| host.strip_suffix('.')).map(str::to_owned);
+    if let Some(host) = undotted
+        && url.set_host(Some(&host)).is_err()
+    {
+        return raw.to_owned();
+    }
+    url.into()
+}
+
 /// Refuses what the parser would drop or map without a word.
 fn check_raw(raw: &str) -> Result<(), InvalidUrl> {
     if raw.is_empty() {

@@ -34,6 +34,7 @@ mod guard;
 mod import;
 mod import_files;
 mod inactive;
+mod import_twins;
 mod ingest_queue;
 mod jwks;
 mod labels;

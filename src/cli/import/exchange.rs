@@ -15,6 +15,7 @@ use super::super::connect::explain;
 use super::fields::Problem;
 use super::report::Report;
 use super::source::Row;
+use super::twins::Twins;
 
 /// Rows that wait for their answer, and their bytes; a larger one waits alone.
 const WAITING: usize = 1024;
@@ -33,14 +34,15 @@ pub struct Exchange {
     /// What is not told yet, in order, and the bytes of what was sent.
     waiting: VecDeque<Waiting>,
     bytes: usize,
+    twins: Twins,
 }
 
 /// A row that waits for its turn to be told.
 enum Waiting {
     /// For the server's answer.
     Sent { row: Box<pb::BulkRow>, end: u64, size: usize },
-    /// For the rows before it only: it cannot be sent.
-    Unreadable { number: i64, end: u64, problems: Vec<Problem> },
+    /// For the rows before it only: it is not sent.
+    Refused { number: i64, end: u64, problems: Vec<Problem> },
 }
 
 /// How a call ended.
@@ -51,7 +53,8 @@ enum End {
 
 impl Exchange {
     pub fn new(client: Client, options: pb::BulkOptions, rows: mpsc::Receiver<anyhow::Result<Row>>) -> Self {
-        Self { client, options, rows, at_end: false, waiting: VecDeque::new(), bytes: 0 }
+        let (waiting, twins) = (VecDeque::new(), Twins::default());
+        Self { client, options, rows, at_end: false, waiting, bytes: 0, twins }
     }
 
     pub async fn run(mut self, report: &mut Report) -> anyhow::Result<()> {
@@ -82,6 +85,8 @@ impl Exchange {
         let (sender, requests) = mpsc::channel(WAITING + 1);
         let mut sender = Some(sender);
         send(&sender, Body::Options(self.options.clone()));
+        self.refuse_twins();
+        self.tell_refused(report)?;
         for one in &self.waiting {
             if let Waiting::Sent { row, .. } = one {
                 send(&sender, Body::Row(row.as_ref().clone()));
@@ -123,7 +128,7 @@ impl Exchange {
         report: &mut Report,
     ) -> anyhow::Result<()> {
         let Row { number, end, row } = row;
-        match row {
+        match row.and_then(|row| self.twins.check(&row).map(|()| row)) {
             Ok(row) => {
                 let row = Box::new(pb::BulkRow { row_number: number, ..row });
                 send(sender, Body::Row(row.as_ref().clone()));
@@ -131,9 +136,9 @@ impl Exchange {
                 self.bytes += size;
                 self.waiting.push_back(Waiting::Sent { row, end, size });
             }
-            Err(problems) => self.waiting.push_back(Waiting::Unreadable { number, end, problems }),
+            Err(problems) => self.waiting.push_back(Waiting::Refused { number, end, problems }),
         }
-        self.tell_unreadable(report)
+        self.tell_refused(report)
     }
 
     fn answered(
@@ -145,16 +150,29 @@ impl Exchange {
             Some(Waiting::Sent { row, end, size }) if row.row_number == answer.row_number => {
                 self.bytes -= size;
                 report.answered(&row, end, answer)?;
-                self.tell_unreadable(report)
+                self.twins.answered(&row, answer);
+                self.tell_refused(report)
             }
             _ => bail!("the server answered a row out of turn"),
         }
     }
 
-    /// Tells of unreadable rows whose turn it is.
-    fn tell_unreadable(&mut self, report: &mut Report) -> anyhow::Result<()> {
-        while let Some(Waiting::Unreadable { number, end, problems }) = self.waiting.front() {
-            report.unreadable(*number, *end, problems)?;
+    /// A new call knows nothing of the rows that the one before it answered.
+    fn refuse_twins(&mut self) {
+        for one in &mut self.waiting {
+            if let Waiting::Sent { row, end, size } = one
+                && let Err(problems) = self.twins.check(row)
+            {
+                self.bytes -= *size;
+                *one = Waiting::Refused { number: row.row_number, end: *end, problems };
+            }
+        }
+    }
+
+    /// Tells of rows that were not sent, whose turn it is.
+    fn tell_refused(&mut self, report: &mut Report) -> anyhow::Result<()> {
+        while let Some(Waiting::Refused { number, end, problems }) = self.waiting.front() {
+            report.refused(*number, *end, problems)?;
             self.waiting.pop_front();
         }
         Ok(())

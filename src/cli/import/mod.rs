@@ -5,6 +5,7 @@ mod exchange;
 mod fields;
 mod report;
 mod source;
+mod twins;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -87,8 +87,8 @@ impl Report {
         Ok(())
     }
 
-    /// A row that cannot be sent.
-    pub fn unreadable(&mut self, number: i64, end: u64, problems: &[Problem]) -> anyhow::Result<()> {
+    /// A row that is not sent.
+    pub fn refused(&mut self, number: i64, end: u64, problems: &[Problem]) -> anyhow::Result<()> {
         let outcome = pb::BulkOutcome::Refused.into();
         let answer = pb::BulkCreateEndpointsResponse { row_number: number, outcome, ..Default::default() };
         self.keep(number, None, &answer, problems)?;

@@ -5,7 +5,6 @@
 //! transaction that holds the project, so that what changed meanwhile is seen.
 
 mod plan;
-mod seen;
 
 use futures_util::future::try_join_all;
 
@@ -17,10 +16,10 @@ use crate::domain::endpoint::EndpointSettings;
 use crate::domain::error::{Error, ErrorKind, Result};
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::principal::{Principal, Scope};
+use crate::domain::seen::{RowKey, SeenRows};
 use crate::domain::subscription::EventTypePattern;
 use crate::store::{Lane, StoreError, Tx};
 use plan::{Change, Plan};
-use seen::Seen;
 
 /// The most rows of a call, and of a batch of it.
 pub const BULK_ROWS: usize = 100_000;
@@ -69,7 +68,7 @@ pub struct Bulk {
     project: ProjectId,
     dry_run: bool,
     ping: BulkPing,
-    seen: Seen,
+    seen: SeenRows,
 }
 
 /// A batch of which it is known what it comes to, and nothing is written.
@@ -97,7 +96,7 @@ impl Services {
     ) -> Result<Bulk> {
         let project = self.project_of(&principal, project, Scope::EndpointsWrite).await?;
         let ping = if self.wants_ping(PingFirst::Yes) { ping } else { BulkPing::Off };
-        Ok(Bulk { services: self.clone(), principal, project, dry_run, ping, seen: Seen::default() })
+        Ok(Bulk { services: self.clone(), principal, project, dry_run, ping, seen: SeenRows::default() })
     }
 }
 
@@ -115,8 +114,12 @@ impl Bulk {
         let mut rows = self.first_plans(rows).await?;
         for one in &mut rows {
             let (Some(row), Ok(plan)) = (&one.row, &one.plan) else { continue };
-            if let Err(error) = self.seen.note(one.number, row.settings.uid.as_deref(), plan.settings()) {
-                one.plan = Err(error);
+            let after = plan.settings();
+            let address = (after.owner_id.as_deref().unwrap_or_default(), after.url.as_str());
+            let key = RowKey { uid: row.settings.uid.as_deref(), address: Some(address) };
+            match self.seen.check(key) {
+                Ok(()) => self.seen.add(one.number, key),
+                Err(error) => one.plan = Err(error),
             }
         }
         if self.ping != BulkPing::Off {
