@@ -8,9 +8,15 @@ use hawser_client::{error_of, reason};
 use tokio::sync::Semaphore;
 
 use crate::support::bulk::{bulk, outcomes, row};
+use crate::support::import::{file, import};
 use crate::support::{Database, Receiver, Reply, Server, World, on_both};
 
-on_both!(pings_are_reported_or_required, unchanged_rows_are_not_pinged, pings_have_their_own_bound);
+on_both!(
+    pings_are_reported_or_required,
+    unchanged_rows_are_not_pinged,
+    pings_have_their_own_bound,
+    a_server_that_skips_pings_says_so,
+);
 
 async fn world(database: Database) -> World {
     let arguments = ["--allow-http", "--allow-net", "127.0.0.0/8"];
@@ -117,4 +123,23 @@ async fn pings_have_their_own_bound(database: Database) {
         assert_eq!(outcomes(&answers.expect("done")), vec![BulkOutcome::Created; 100]);
     }
     assert_eq!(most.load(Ordering::SeqCst), 64);
+}
+
+async fn a_server_that_skips_pings_says_so(database: Database) {
+    let world = World::new(database).await;
+    let bad = Receiver::scripted(|_, _| Reply::status(404)).await;
+    let rows = vec![row(1, &bad.url("/one"), "acme")];
+    let answers = bulk(&world.client, with(BulkPing::Require, false), rows).await.expect("done");
+    assert_eq!((outcomes(&answers), &answers[0].ping), (vec![BulkOutcome::Created], &None));
+
+    let lines: String =
+        (2..5).map(|number| format!("{{\"url\": \"{}\"}}\n", bad.url(&format!("/{number}")))).collect();
+    let path = file(&world, "rows.jsonl", &lines);
+    for (ping, times) in [("off", 0), ("require", 1), ("report", 1)] {
+        let done = import(&world, &[path.to_str().expect("text"), "--dry-run", "--ping", ping]).await;
+        assert_eq!(done.code, Some(0), "{}", done.said);
+        assert!(done.said.contains("3 rows: 3 would be created"), "{}", done.said);
+        assert_eq!(done.said.matches("the server makes no pings").count(), times, "{}", done.said);
+    }
+    assert!(bad.seen().is_empty());
 }

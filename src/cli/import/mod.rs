@@ -52,7 +52,7 @@ pub struct Import {
     #[arg(long)]
     dry_run: bool,
 
-    /// Ping endpoints before they are made, or changed in how they are reached
+    /// Ping endpoints before they are made, or changed in how they are reached; a server with skip-ping makes no pings
     #[arg(long, value_name = "WHEN", default_value = "off")]
     ping: Ping,
 
@@ -93,7 +93,8 @@ impl Import {
         };
         let rows = source.open()?;
         let client = self.server.connect().await?;
-        let mut report = Report::open(self.results.as_deref(), rows.size, self.dry_run)?;
+        let pings = !matches!(self.ping, Ping::Off);
+        let mut report = Report::open(self.results.as_deref(), rows.size, self.dry_run, pings)?;
         let ping = match self.ping {
             Ping::Off => pb::BulkPing::Off,
             Ping::Report => pb::BulkPing::Report,

@@ -22,6 +22,8 @@ pub struct Report {
     bar: Option<ProgressBar>,
     results: Option<Box<dyn Write + Send>>,
     dry_run: bool,
+    /// Whether pings are asked for, and nobody was told yet that there are none.
+    pings: bool,
     counts: Counts,
     /// New secrets that nobody was told.
     untold: u64,
@@ -52,10 +54,15 @@ impl Counts {
 
 impl Report {
     /// `size` is the file's, where it is known.
-    pub fn open(results: Option<&Path>, size: Option<u64>, dry_run: bool) -> anyhow::Result<Self> {
+    pub fn open(
+        results: Option<&Path>,
+        size: Option<u64>,
+        dry_run: bool,
+        pings: bool,
+    ) -> anyhow::Result<Self> {
         let results = results.map(open_results).transpose()?;
         let bar = std::io::stderr().is_terminal().then(|| bar(size));
-        Ok(Self { bar, results, dry_run, counts: Counts::default(), untold: 0 })
+        Ok(Self { bar, results, dry_run, pings, counts: Counts::default(), untold: 0 })
     }
 
     /// The server's answer to a row.
@@ -78,6 +85,7 @@ impl Report {
             self.untold += 1;
         }
         self.tell(number, &problems);
+        self.tell_of_no_pings(answer);
         if problems.is_empty()
             && let Some(ping) = answer.ping.as_ref().filter(|ping| !ping.accepted)
         {
@@ -121,6 +129,15 @@ impl Report {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{line}")),
             None => eprintln!("{line}"),
+        }
+    }
+
+    /// Once. A new endpoint is pinged wherever the server makes pings.
+    fn tell_of_no_pings(&mut self, answer: &pb::BulkCreateEndpointsResponse) {
+        let is_new = matches!(answer.outcome(), pb::BulkOutcome::Created | pb::BulkOutcome::WouldCreate);
+        if self.pings && is_new && answer.ping.is_none() {
+            self.pings = false;
+            self.say("the server makes no pings (skip-ping): endpoints are made unasked");
         }
     }
 

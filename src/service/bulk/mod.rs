@@ -95,6 +95,7 @@ impl Services {
         ping: BulkPing,
     ) -> Result<Bulk> {
         let project = self.project_of(&principal, project, Scope::EndpointsWrite).await?;
+        // As CreateEndpoint, which asks nobody on a server that skips pings.
         let ping = if self.wants_ping(PingFirst::Yes) { ping } else { BulkPing::Off };
         Ok(Bulk { services: self.clone(), principal, project, dry_run, ping, seen: SeenRows::default() })
     }
