@@ -7,6 +7,7 @@ use rcgen::KeyPair;
 use serde_json::json;
 
 use crate::oauth2::{endpoint, oauth2, shared};
+use crate::support::leaks::letters;
 use crate::support::pki::Authority;
 use crate::support::sql::Session;
 use crate::support::token_server::{ClientKey, TokenServer};
@@ -102,7 +103,7 @@ async fn secrets_are_found_nowhere(database: Database) {
     }
 }
 
-/// All that the database holds, as text, with what is hexadecimal there as it is too.
+/// All that the database holds, a letter for each byte, with what is hexadecimal there as it is too.
 pub async fn stored(world: &World) -> String {
     match world.server.sql().await {
         Session::Sqlite(_) => {
@@ -111,7 +112,7 @@ pub async fn stored(world: &World) -> String {
                 let path = entry.expect("an entry").path();
                 let name = path.file_name().expect("a name").to_string_lossy().into_owned();
                 if name.starts_with("hawser.db") {
-                    text.push_str(&String::from_utf8_lossy(&std::fs::read(&path).expect("a file")));
+                    text.push_str(&letters(&std::fs::read(&path).expect("a file")));
                 }
             }
             assert!(text.contains("SQLite format"));
@@ -136,8 +137,7 @@ pub async fn stored(world: &World) -> String {
                 text.push_str(&rows.unwrap_or_default());
             }
             text.push_str(&dump(world).await);
-            let bytes = hex_runs(&text);
-            text + &bytes
+            letters(text.as_bytes()) + &hex_runs(&text)
         }
     }
 }
@@ -161,7 +161,7 @@ fn hex_runs(text: &str) -> String {
         let bytes = digits
             .chunks_exact(2)
             .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).ok());
-        found.push_str(&String::from_utf8_lossy(&bytes.collect::<Vec<_>>()));
+        found.push_str(&letters(&bytes.collect::<Vec<_>>()));
         found.push(' ');
     }
     found

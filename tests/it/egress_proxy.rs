@@ -21,8 +21,8 @@ on_both!(
 );
 
 /// A CONNECT proxy that notes what it is asked for.
-struct Proxy {
-    address: SocketAddr,
+pub struct Proxy {
+    pub address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
     _accepting: AbortOnDropHandle<()>,
 }
@@ -37,7 +37,7 @@ impl Proxy {
     }
 
     /// Refuses with the status that it gives for the request's `proxy-authorization`, if any.
-    async fn judging(refusing: impl Fn(&str) -> Option<u16> + Send + Sync + 'static) -> Self {
+    pub async fn judging(refusing: impl Fn(&str) -> Option<u16> + Send + Sync + 'static) -> Self {
         let refusing = Arc::new(refusing);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -51,7 +51,8 @@ impl Proxy {
         Self { address, asked, _accepting: AbortOnDropHandle::new(accepting) }
     }
 
-    fn asked(&self) -> Vec<String> {
+    /// The targets so far.
+    pub fn asked(&self) -> Vec<String> {
         self.asked.lock().expect("unpoisoned").clone()
     }
 }

@@ -6,6 +6,7 @@ pub mod desk;
 pub mod failing;
 pub mod feed;
 pub mod import;
+pub mod leaks;
 pub mod mail;
 pub mod names;
 pub mod pki;
