@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::{ADMIN_PORT, ListenOrOff, LogFormat, Options, PORT, PORTAL_PORT, SmtpTls};
 use crate::domain::breaker::BreakerPolicy;
+use crate::domain::egress;
 use crate::domain::event::FanOut;
 use crate::domain::rotation::PERIOD_MIN;
 use crate::engine::LaneLimits;
@@ -65,6 +66,7 @@ impl Options {
             slots: Some(LaneLimits::default().slots),
             breaker_failures: Some(BreakerPolicy::default().failures),
             breaker_pause: Some(BreakerPolicy::default().pause.as_secs()),
+            egress_window: Some(egress::WINDOW.as_secs()),
             fan_out_max: Some(FanOut::default().max),
             pending_max: Some(PENDING_MAX),
             endpoints_max: Some(ENDPOINTS_MAX),

@@ -25,6 +25,7 @@ pub use show::{Source, show};
 use crate::dispatch::{DispatchSettings, OwnPlaces};
 use crate::domain::address::{AddressPolicy, Cidr};
 use crate::domain::breaker::BreakerPolicy;
+use crate::domain::egress;
 use crate::domain::event::FanOut;
 use crate::domain::rotation::{PERIOD_MAX, PERIOD_MIN};
 use crate::domain::url_rules::UrlRules;
@@ -142,6 +143,7 @@ impl Config {
                 lanes,
                 rules: rules.clone(),
                 breaker: options.breaker()?,
+                egress_window: options.egress_window()?,
                 fan_out: options.fan_out()?,
                 pending_max: options.pending_max.unwrap_or(defaults::PENDING_MAX),
                 node: options.node_name(),
@@ -232,6 +234,14 @@ impl Options {
             bail!("breaker-failures must be 1 or more, and breaker-pause 1 to 3,600 s");
         }
         Ok(BreakerPolicy { failures, pause: Duration::from_secs(pause) })
+    }
+
+    fn egress_window(&self) -> anyhow::Result<Duration> {
+        let window = self.egress_window.unwrap_or(egress::WINDOW.as_secs());
+        if !(1..=3600).contains(&window) {
+            bail!("egress-window must be 1 to 3,600 s, and is {window}");
+        }
+        Ok(Duration::from_secs(window))
     }
 
     fn rotation_period_min(&self) -> anyhow::Result<Duration> {

@@ -156,6 +156,10 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", env = "HAWSER_BREAKER_PAUSE")]
     pub breaker_pause: Option<u64>,
 
+    /// Seconds within which attempts show whether this server is at fault, when most endpoints do not answer [default: 300]
+    #[arg(long, value_name = "SECONDS", env = "HAWSER_EGRESS_WINDOW")]
+    pub egress_window: Option<u64>,
+
     /// Deliveries that a project may have pending [default: 5000000]
     #[arg(long, value_name = "NUMBER", env = "HAWSER_PENDING_MAX")]
     pub pending_max: Option<u64>,
@@ -357,6 +361,7 @@ impl Options {
             watch_lag_max: self.watch_lag_max.or(file.watch_lag_max),
             breaker_failures: self.breaker_failures.or(file.breaker_failures),
             breaker_pause: self.breaker_pause.or(file.breaker_pause),
+            egress_window: self.egress_window.or(file.egress_window),
             fan_out_max: self.fan_out_max.or(file.fan_out_max),
             pending_max: self.pending_max.or(file.pending_max),
             endpoints_max: self.endpoints_max.or(file.endpoints_max),

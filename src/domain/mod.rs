@@ -15,6 +15,7 @@ pub mod clock;
 pub mod credentials;
 pub mod delivery;
 pub mod disable;
+pub mod egress;
 pub mod endpoint;
 pub mod error;
 pub mod event;

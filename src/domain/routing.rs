@@ -30,8 +30,6 @@ pub struct EndpointRoute {
     pub status: EndpointStatus,
     /// None where the stored URL breaks today's rules: its attempts fail as BLOCKED_ADDRESS.
     pub url: Option<EndpointUrl>,
-    /// The URL's; empty where there is none.
-    pub host: Arc<str>,
     pub timeout: Duration,
     pub headers: Vec<CustomHeader>,
     /// None where it has none.

@@ -3,24 +3,19 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use super::Shared;
-use super::guard::{HostKey, Sign};
 use super::turn::Outcome;
 use super::worker;
 use super::writer::chain;
-use crate::store::{Aftermath, FailureRules, FinishedAttempt, Hold};
+use crate::store::{Aftermath, FailureRules, Hold};
 
-/// Takes in what the attempts show of the whole, and says how they are judged. May be asked again for the same
-/// attempts.
-pub fn rules(shared: &Shared, finished: &[FinishedAttempt]) -> FailureRules {
-    let signs = finished.iter().filter(|one| one.attempt.outcome.counts()).map(|one| {
-        let outcome = &one.attempt.outcome;
-        let unanswered = !outcome.is_success() && outcome.status.is_none();
-        Sign { endpoint: one.attempt.endpoint, host: HostKey::of(&one.host), unanswered }
-    });
-    FailureRules { breaker: shared.breaker, egress_failing: shared.guard.note(signs, Instant::now()) }
+/// How attempts are judged.
+pub fn rules(shared: &Shared) -> FailureRules {
+    FailureRules {
+        breaker: shared.breaker,
+        egress_failing: shared.guard.egress_failing(),
+        egress_window: shared.guard.window,
+    }
 }
 
 /// Nothing more starts for an endpoint that was switched off or whose breaker opened, and what waited for one that

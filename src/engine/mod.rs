@@ -80,6 +80,8 @@ pub struct EngineSettings {
     pub lanes: LaneLimits,
     pub rules: UrlRules,
     pub breaker: BreakerPolicy,
+    /// Within what time attempts show whether the fault is ours.
+    pub egress_window: Duration,
     pub fan_out: FanOut,
     /// Open deliveries that a project may have.
     pub pending_max: u64,
@@ -283,7 +285,7 @@ impl Engine {
             metrics: metrics.clone(),
             breakers: Breakers::default(),
             breaker: settings.breaker,
-            guard: Guard::default(),
+            guard: Guard::new(settings.egress_window),
             align: align.clone(),
             fan_out: settings.fan_out,
             pending: Pending::new(settings.pending_max),
@@ -336,6 +338,8 @@ impl Engine {
         }
         let task = breakers::run(store.clone(), shared.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "breakers", task);
+        let task = guard::run(store.clone(), shared.clone(), stop.clone());
+        supervise_until(&claimer, &failed, &stop, "systemic guard", task);
         let task = probes::run(store.clone(), shared.clone(), probes.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "probes", task);
         let task = pending::run(store.clone(), shared.clone(), stop.clone());

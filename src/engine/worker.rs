@@ -312,7 +312,6 @@ fn finish(
         disable: route.disable,
         probe: job.probe,
         limited: route.rate_limit.is_some(),
-        host: route.host.clone(),
     }
 }
 

@@ -199,7 +199,7 @@ impl Writer {
             written.discarded = tx.discard(&batch.discarded).await?;
         }
         if !batch.finished.is_empty() {
-            let rules = failures::rules(&self.shared, &batch.finished);
+            let rules = failures::rules(&self.shared);
             written.aftermath = tx.finish_attempts(&batch.finished, &rules).await?;
         }
         if !batch.released.is_empty() {

@@ -8,7 +8,7 @@ use super::tx::Tx;
 use crate::domain::clock::Timestamp;
 use crate::domain::id::{EndpointId, ProjectId};
 
-const ROLLUP_MS: i64 = 5 * 60 * 1000;
+pub(super) const ROLLUP_MS: i64 = 5 * 60 * 1000;
 
 impl Tx {
     /// Adds to the five-minute sums that charts read.

@@ -4,6 +4,7 @@
 //! Locks are taken in the order projects, queue, health, endpoints, which calls of people keep to as well.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, Statement};
 use uuid::Uuid;
@@ -29,6 +30,8 @@ pub struct FailureRules {
     pub breaker: BreakerPolicy,
     /// The fault is ours: failures count towards no disable policy.
     pub egress_failing: bool,
+    /// Within what time attempts show whether it is.
+    pub egress_window: Duration,
 }
 
 /// What the engine must know after the commit.
@@ -213,7 +216,14 @@ impl Tx {
     ) -> Result<Aftermath> {
         let (closed, answering) = self.heal(streaks).await?;
         let mut aftermath = Aftermath { closed, ..Aftermath::default() };
-        let failed = self.count_failures(streaks, rules).await?;
+        let mut failed = self.count_failures(streaks, rules).await?;
+        let is_met = |after: &After| {
+            streaks.0.get(&after.endpoint).is_some_and(|streak| after.meets(&streak.disable, streak.last))
+        };
+        // The round's verdict may be older than the outage.
+        if failed.iter().any(is_met) && self.egress_is_failing(rules.egress_window).await? {
+            self.count_anew(&mut failed).await?;
+        }
         self.move_breakers(streaks, &failed, rules, &mut aftermath).await?;
         let failed: HashMap<EndpointId, After> =
             failed.into_iter().map(|after| (after.endpoint, after)).collect();
@@ -318,6 +328,19 @@ impl Tx {
                 })
             })
             .collect()
+    }
+
+    /// The fault is ours: these failures count for nothing after all.
+    async fn count_anew(&self, failed: &mut [After]) -> Result<()> {
+        let mut rows = Rows::new([("id", Kind::Uuid)]);
+        for after in failed {
+            (after.counted, after.counted_since) = (0, None);
+            rows.push([after.endpoint.uuid().into()]);
+        }
+        let sql =
+            "UPDATE endpoint_health SET counted = 0, counted_since = NULL FROM v WHERE endpoint_id = v.id";
+        rows.execute(self.db(), sql).await?;
+        Ok(())
     }
 
     async fn move_breakers(

@@ -17,6 +17,7 @@ mod counters;
 mod credentials;
 mod deliveries;
 mod due;
+mod egress;
 mod endpoint_rows;
 mod endpoints;
 mod error;

@@ -83,8 +83,6 @@ pub struct FinishedAttempt {
     pub probe: Option<Probe>,
     /// The endpoint has a rate limit.
     pub limited: bool,
-    /// Where it went; empty where the URL is not allowed any more.
-    pub host: Arc<str>,
 }
 
 impl FinishedAttempt {

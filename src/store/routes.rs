@@ -111,7 +111,6 @@ impl Store {
                 owner: owner.map(Into::into),
                 status: EndpointStatus::from_code(row.try_get_by_index(6)?)
                     .ok_or_else(|| StoreError::Corrupt(format!("the status of {id}")))?,
-                host: url.as_ref().map(|url| url.host().to_string()).unwrap_or_default().into(),
                 url,
                 timeout: own_timeout(row.try_get_by_index(3)?).unwrap_or(timeout),
                 unopened: unopened.map(|error| error.to_string()),

@@ -8,9 +8,9 @@ use hawser_client::pb::watch_response::Change;
 
 use crate::support::failing::{disable, get, linear, millis, refusing, until_endpoint, world_with};
 use crate::support::world::next;
-use crate::support::{Database, Receiver, World, on_both};
+use crate::support::{Database, PATIENCE, Receiver, Server, World, on_both};
 
-on_both!(an_outage_of_ours_switches_nobody_off);
+on_both!(an_outage_of_ours_switches_nobody_off, an_outage_of_ours_is_one_however_long_sending_rests);
 
 const HOSTS: [&str; 3] = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
 const ENDPOINTS: usize = 12;
@@ -22,23 +22,55 @@ fn at(time: Option<prost_types::Timestamp>) -> i64 {
     time.map(|time| time.seconds * 1000 + i64::from(time.nanos) / 1_000_000).expect("a time")
 }
 
-async fn create(world: &World, url: String) -> pb::Endpoint {
+async fn create(world: &World, url: String, failures: i32) -> pb::Endpoint {
     let endpoint = pb::Endpoint {
         url,
         owner_id: "acme".to_owned(),
         retry_policy: Some(linear(50, 100)),
-        disable_policy: Some(disable(FAILURES, SPAN)),
+        disable_policy: Some(disable(failures, SPAN)),
         http_timeout: Some(millis(5000)),
         ..Default::default()
     };
     world.create(endpoint, &["*"]).await.0
 }
 
+/// How often these servers said that it began or ended, since each one's last start.
+fn told(servers: &[&Server]) -> usize {
+    let said = |server: &Server| server.log().matches("system.egress_failing").count();
+    servers.iter().map(|server| said(server)).sum()
+}
+
+/// Waits until they said so this often.
+async fn until_told(servers: &[&Server], times: usize) {
+    let waiting = async {
+        while told(servers) < times {
+            // A log cannot be awaited.
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it is told in time");
+    assert_eq!(told(servers), times);
+}
+
+/// Has them all answer, each under a path of its own.
+async fn move_to(world: &World, endpoints: &[pb::Endpoint], receiver: &Receiver) {
+    for (number, endpoint) in endpoints.iter().enumerate() {
+        let moved = pb::Endpoint {
+            id: endpoint.id.clone(),
+            url: receiver.url(&format!("/{number}")),
+            ..Default::default()
+        };
+        let update_mask = Some(prost_types::FieldMask { paths: vec!["url".to_owned()] });
+        let request = pb::UpdateEndpointRequest { endpoint: Some(moved), update_mask, ..Default::default() };
+        world.client.endpoints().update_endpoint(request).await.expect("updated");
+    }
+}
+
 async fn an_outage_of_ours_switches_nobody_off(database: Database) {
     let world = world_with(database, pb::PausedPolicy::Discard, &["--breaker-pause", "1"]).await;
     let mut endpoints = Vec::new();
     for number in 0..ENDPOINTS {
-        endpoints.push(create(&world, refusing(HOSTS[number % 3]).await).await);
+        endpoints.push(create(&world, refusing(HOSTS[number % 3]).await, FAILURES).await);
     }
     let mut watch = world.watch().await;
     let during = world.publish(Target::OwnerId("acme".to_owned()), b"during").await;
@@ -65,25 +97,16 @@ async fn an_outage_of_ours_switches_nobody_off(database: Database) {
         let read = get(&world, &endpoint.id).await;
         assert_eq!((read.status(), read.consecutive_failures > FAILURES), (pb::EndpointStatus::Active, true));
     }
-    let told = |log: &str| log.lines().filter(|line| line.contains("system.egress_failing")).count();
-    assert_eq!(told(&world.server.log()), 1, "once, when it began");
+    until_told(&[&world.server], 1).await;
 
     // The outage ends: what waited is delivered.
     let receiver = Receiver::ok().await;
-    for (number, endpoint) in endpoints.iter().enumerate() {
-        let moved = pb::Endpoint {
-            id: endpoint.id.clone(),
-            url: receiver.url(&format!("/{number}")),
-            ..Default::default()
-        };
-        let update_mask = Some(prost_types::FieldMask { paths: vec!["url".to_owned()] });
-        let request = pb::UpdateEndpointRequest { endpoint: Some(moved), update_mask, ..Default::default() };
-        world.client.endpoints().update_endpoint(request).await.expect("updated");
-    }
+    move_to(&world, &endpoints, &receiver).await;
     receiver.wait_for_count(ENDPOINTS).await;
+    until_told(&[&world.server], 2).await;
 
     // Now one that fails by itself: its breaker opens, it is switched off, and the others notice nothing.
-    let dead = create(&world, refusing(HOSTS[0]).await).await;
+    let dead = create(&world, refusing(HOSTS[0]).await, FAILURES).await;
     let mut opened = false;
     let mut published = 0;
     let mut watch = world.watch().await;
@@ -107,5 +130,66 @@ async fn an_outage_of_ours_switches_nobody_off(database: Database) {
         let read = get(&world, &endpoint.id).await;
         assert_eq!((read.status(), read.consecutive_failures), (pb::EndpointStatus::Active, 0));
     }
-    assert_eq!(told(&world.server.log()), 2, "and once when it ended");
+    assert_eq!(told(&[&world.server]), 2, "once when it began, and once when it ended");
+}
+
+/// Waits until each endpoint's delivery has had this many attempts.
+async fn until_attempts(world: &World, count: i32) {
+    let mut watch = world.watch().await;
+    let request = pb::ListDeliveriesRequest { page_size: 1000, ..Default::default() };
+    let listed = world.client.deliveries().list_deliveries(request).await.expect("listed").into_inner();
+    let mut missing: HashSet<String> = listed
+        .deliveries
+        .into_iter()
+        .filter(|delivery| delivery.attempt_count < count)
+        .map(|delivery| delivery.id)
+        .collect();
+    while !missing.is_empty() {
+        match next(&mut watch).await.change {
+            Some(Change::Attempt(attempt)) if attempt.number >= count => {
+                missing.remove(&attempt.delivery_id);
+            }
+            Some(Change::EndpointChange(change)) => panic!("{:?} of {:?}", change.r#type(), change.endpoint),
+            _ => {}
+        }
+    }
+}
+
+/// Rests become longer than the time in which attempts count, one process forgets all of it, and on PostgreSQL
+/// another one makes a part of the attempts.
+async fn an_outage_of_ours_is_one_however_long_sending_rests(database: Database) {
+    let arguments = ["--breaker-pause", "1", "--egress-window", "2"];
+    let mut world = world_with(database, pb::PausedPolicy::Discard, &arguments).await;
+    let other = match world.server.database().url() {
+        Some(_) => Some(world.server.join().await),
+        None => None,
+    };
+    let mut endpoints = Vec::new();
+    for number in 0..ENDPOINTS {
+        // Two failures a second apart: any moment that is not recognised would do.
+        endpoints.push(create(&world, refusing(HOSTS[number % 3]).await, 2).await);
+    }
+    world.publish(Target::OwnerId("acme".to_owned()), b"during").await;
+    let servers: Vec<&Server> = [&world.server].into_iter().chain(&other).collect();
+    until_told(&servers, 1).await;
+    // Five attempts opened the breaker; before the eighth it rests for 4 s.
+    until_attempts(&world, 7).await;
+    assert_eq!(told(&servers), 1);
+    world.server.kill().await;
+    world.restart().await;
+    until_attempts(&world, 8).await;
+    for endpoint in &endpoints {
+        assert_eq!(get(&world, &endpoint.id).await.status(), pb::EndpointStatus::Active);
+    }
+    // It ends by answers.
+    let servers: Vec<&Server> = [&world.server].into_iter().chain(&other).collect();
+    let before = told(&servers);
+    assert!(before <= 1, "it began once");
+    let receiver = Receiver::ok().await;
+    move_to(&world, &endpoints, &receiver).await;
+    receiver.wait_for_count(ENDPOINTS).await;
+    until_told(&servers, before + 1).await;
+    for endpoint in &endpoints {
+        assert_eq!(get(&world, &endpoint.id).await.status(), pb::EndpointStatus::Active);
+    }
 }

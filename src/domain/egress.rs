@@ -1,0 +1,146 @@
+//! The systemic guard: when most endpoints fail without an answer, the fault is most likely ours.
+
+use std::time::Duration;
+
+/// Attempts of the last five minutes count.
+pub const WINDOW: Duration = Duration::from_secs(300);
+const ENDPOINTS_MIN: u64 = 10;
+const HOSTS_MIN: usize = 3;
+
+/// What the endpoints show that were attempted lately, each by its latest attempt. One to which sending rests is among
+/// them for as long as it rests: what keeps it from being attempted is its failing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sight {
+    pub attempted: u64,
+    /// Those that failed without an HTTP answer.
+    pub unanswered: u64,
+    /// On which the attempted ones are.
+    pub hosts: usize,
+}
+
+impl Sight {
+    /// Whether it would be our fault, were they on enough hosts.
+    pub fn is_suspicious(&self) -> bool {
+        self.attempted >= ENDPOINTS_MIN && self.most_are_unanswered()
+    }
+
+    /// Whether the fault is ours, given whether it was before. It is over once half of them answer, however few they
+    /// are; that nothing was attempted shows nothing.
+    pub fn is_failing(&self, before: bool) -> bool {
+        if before {
+            self.attempted == 0 || self.most_are_unanswered()
+        } else {
+            self.is_suspicious() && self.hosts >= HOSTS_MIN
+        }
+    }
+
+    fn most_are_unanswered(&self) -> bool {
+        2 * self.unanswered > self.attempted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::breaker::BreakerPolicy;
+
+    #[test]
+    fn it_takes_more_than_half_of_ten_endpoints_on_three_hosts() {
+        for (attempted, hosts, unanswered, failing) in
+            [(10, 3, 6, true), (10, 3, 5, false), (9, 3, 9, false), (10, 2, 10, false), (100, 50, 51, true)]
+        {
+            let sight = Sight { attempted, unanswered, hosts };
+            assert_eq!(sight.is_failing(false), failing, "{sight:?}");
+        }
+    }
+
+    #[test]
+    fn it_ends_by_answers_and_not_by_silence() {
+        let sight = |attempted, unanswered| Sight { attempted, unanswered, hosts: 1 };
+        assert!(sight(0, 0).is_failing(true) && !sight(0, 0).is_failing(false));
+        assert!(sight(1, 1).is_failing(true), "few of them still fail");
+        assert!(sight(12, 7).is_failing(true));
+        assert!(!sight(12, 6).is_failing(true));
+        assert!(!sight(1, 0).is_failing(true));
+    }
+
+    /// An endpoint in a model of an outage, in seconds.
+    #[derive(Clone, Copy)]
+    struct Modelled {
+        attempted_at: u64,
+        rests_until: u64,
+        opens: u16,
+        failures: u32,
+        unanswered: bool,
+    }
+
+    impl Modelled {
+        /// As store/egress.rs has it.
+        fn is_recent(&self, now: u64) -> bool {
+            let since = now.saturating_sub(WINDOW.as_secs());
+            self.attempted_at >= since || (self.opens > 0 && self.rests_until >= since)
+        }
+
+        fn attempt(&mut self, now: u64, answers: bool) {
+            self.attempted_at = now;
+            self.unanswered = !answers;
+            if answers {
+                (self.failures, self.opens, self.rests_until) = (0, 0, now + 60);
+                return;
+            }
+            self.failures += 1;
+            let policy = BreakerPolicy::default();
+            self.opens = policy.opens(self.opens, self.failures, self.opens > 0);
+            let wait = if self.opens > 0 { policy.rest(self.opens).as_secs() } else { 10 };
+            self.rests_until = now + wait;
+        }
+    }
+
+    fn sight(endpoints: &[Modelled], now: u64) -> Sight {
+        let recent = || endpoints.iter().filter(|endpoint| endpoint.is_recent(now));
+        Sight {
+            attempted: recent().count() as u64,
+            unanswered: recent().filter(|endpoint| endpoint.unanswered).count() as u64,
+            hosts: HOSTS_MIN,
+        }
+    }
+
+    proptest! {
+        /// However the endpoints' attempts lie, an outage is known before any of them could be switched off (20
+        /// failures, an hour), for as long as it lasts, and over within a rest and a round after its end.
+        #[test]
+        fn an_outage_of_hours_is_one_outage(
+            starts in prop::collection::vec(0u64..3000, 10..40),
+            hours in 2u64..6,
+        ) {
+            let begin = |start: &u64| Modelled {
+                attempted_at: *start, rests_until: *start, opens: 0, failures: 0, unanswered: false,
+            };
+            let mut endpoints: Vec<Modelled> = starts.iter().map(begin).collect();
+            let ends = 3600 * hours;
+            let (mut failing, mut began_at, mut over_at) = (false, None, None);
+            // A round every five seconds. Each endpoint has work waiting all the time, from its start on.
+            for now in (0..ends + 1500).step_by(5) {
+                let mut there = Vec::new();
+                let begun = endpoints.iter_mut().zip(&starts).filter(|(_, start)| **start <= now);
+                for (endpoint, _) in begun {
+                    if now >= endpoint.rests_until {
+                        endpoint.attempt(now, now >= ends);
+                    }
+                    there.push(*endpoint);
+                }
+                let before = failing;
+                failing = sight(&there, now).is_failing(before);
+                match (before, failing) {
+                    (false, true) => prop_assert!(began_at.replace(now).is_none(), "it began twice"),
+                    (true, false) => prop_assert!(over_at.replace(now).is_none(), "it ended twice"),
+                    _ => {}
+                }
+            }
+            prop_assert!(began_at.is_some_and(|at| at < 3600), "{began_at:?}");
+            prop_assert!(over_at.is_some_and(|at| at >= ends && at < ends + 610), "{over_at:?} of {ends}");
+        }
+    }
+}
