@@ -58,6 +58,12 @@ impl RateLimit {
         plain.max(spread)
     }
 
+    /// The first free moment, if `next` is kept as such and slots are never reserved for later than `horizon`: what lies
+    /// more than an interval beyond was left by a slower limit, which is not in force any more.
+    pub fn within(&self, next: i64, horizon: i64) -> i64 {
+        next.min(horizon + self.interval())
+    }
+
     /// The slots that are free until `until`, at most `want`, if the next one is at `next` and none before `now` is
     /// of use.
     pub fn slots(&self, next: i64, now: i64, until: i64, want: u32) -> Slots {
@@ -99,6 +105,18 @@ mod tests {
         assert_eq!(limit.slots(slots.next(), 10_000_000, 10_500_000, 2).count, 2);
     }
 
+    #[test]
+    fn what_a_slower_limit_left_is_waited_for_no_longer_than_the_present_one_asks() {
+        let (slow, fast) = (limit(1, 86_400_000, 1), limit(10, 1000, 1));
+        let (now, ahead) = (1_000_000_000, 1_500_000);
+        let next = slow.slots(0, now, now, 1).next();
+        assert_eq!(slow.within(next, now + ahead), next, "its own stands");
+        assert_eq!(fast.within(next, now + ahead), now + ahead + fast.interval());
+        // And the other way about: what the fast one left is nearer than that.
+        let next = fast.slots(0, now, now + ahead, 100).next();
+        assert_eq!(slow.within(next, now + ahead), next);
+    }
+
     proptest! {
         /// However slots are reserved, by whomever, and however late attempts start within the slack.
         #[test]
@@ -106,13 +124,16 @@ mod tests {
             requests in 1u32..600,
             per in 1000u64..5000,
             burst in 1u32..20,
+            left in 0i64..4_000_000_000,
             turns in prop::collection::vec((0i64..400_000, 0i64..1_000_000, 1u32..60, any::<u32>()), 1..60),
         ) {
             let limit = limit(requests, per, burst);
             let slack = i64::try_from(limit.slack().as_micros()).expect("small");
-            let (mut now, mut next, mut starts) = (1_000_000_000, 0, Vec::new());
+            // What is there may come from another limit.
+            let (mut now, mut next, mut starts) = (1_000_000_000, left, Vec::new());
             for (pause, horizon, want, luck) in turns {
                 now += pause;
+                next = limit.within(next, now + 1_000_000);
                 let slots = limit.slots(next, now, now + horizon, want);
                 if slots.count > 0 {
                     next = slots.next();

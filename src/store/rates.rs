@@ -10,18 +10,21 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 use super::Store;
 use super::error::Result;
 use super::outcomes::PARKED_RATE;
+use super::routes::rate_of;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{EndpointId, ProjectId};
+use crate::domain::rate::RateLimit;
 
 /// How far the slots of some endpoints are taken, while this transaction holds their rows.
 #[derive(Default)]
 pub struct TakenSlots {
     /// By the database's clock, in microseconds.
     pub now: i64,
-    /// The first free moment of each; one that another node is about to reserve is absent.
-    pub next: HashMap<EndpointId, i64>,
+    /// The first free moment of each, and the limit that it has now, whatever routes say. One that another node is about
+    /// to reserve is absent, and one without a limit.
+    pub next: HashMap<EndpointId, (i64, RateLimit)>,
 }
 
 /// The database's clock in microseconds, as SQL.
@@ -97,13 +100,18 @@ impl Tx {
             _ => "",
         };
         let sql = format!(
-            "SELECT r.endpoint_id, r.next_at, {} FROM v JOIN rate_slots r ON r.endpoint_id = v.id {lock}",
+            "SELECT r.endpoint_id, r.next_at, {}, e.rate_requests, e.rate_per_ms, e.rate_burst FROM v \
+             JOIN rate_slots r ON r.endpoint_id = v.id JOIN endpoints e ON e.id = v.id {lock}",
             micros_sql(self.backend())
         );
         let mut taken = TakenSlots::default();
         for row in rows.query(self.db(), &sql).await? {
-            taken.next.insert(EndpointId::from_uuid(row.try_get_by_index(0)?), row.try_get_by_index(1)?);
             taken.now = taken.now.max(row.try_get_by_index(2)?);
+            let limit = rate_of(row.try_get_by_index(3)?, row.try_get_by_index(4)?, row.try_get_by_index(5)?);
+            if let Some(limit) = limit {
+                let id = EndpointId::from_uuid(row.try_get_by_index(0)?);
+                taken.next.insert(id, (row.try_get_by_index(1)?, limit));
+            }
         }
         Ok(taken)
     }

@@ -4,10 +4,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hawser_client::pb;
 use hawser_client::pb::publish_event_request::Target;
+use hawser_client::{Client, pb};
 
 use crate::support::failing::{NO_BREAKER, get, next_attempt, world_with};
+use crate::support::web;
 use crate::support::world::{publish, until};
 use crate::support::{Database, Receiver, Reply, Server, World, in_time, on_both};
 
@@ -16,6 +17,7 @@ on_both!(
     five_hundred_a_second,
     a_pause_gives_a_burst,
     a_limit_can_be_set_and_lifted_while_work_waits,
+    a_slow_limits_wait_ends_with_it,
     retries_wait_for_slots_too,
 );
 
@@ -33,17 +35,29 @@ async fn endpoint(world: &World, receiver: &Receiver, limit: Option<pb::RateLimi
 }
 
 async fn publish_batches(world: &World, endpoint: &str, count: usize) {
+    publish_through(std::slice::from_ref(&world.client), endpoint, count).await;
+}
+
+/// In batches, by one client after the other.
+async fn publish_through(clients: &[Client], endpoint: &str, count: usize) {
     let event = |_| pb::PublishEventRequest {
         event_type: "test.event".to_owned(),
         target: Some(Target::EndpointId(endpoint.to_owned())),
         payload: b"{}".to_vec().into(),
         ..Default::default()
     };
-    for start in (0..count).step_by(500) {
-        let requests = (start..count.min(start + 500)).map(event).collect();
+    for (start, client) in (0..count).step_by(100).zip(clients.iter().cycle()) {
+        let requests = (start..count.min(start + 100)).map(event).collect();
         let request = pb::BatchPublishEventsRequest { requests, ..Default::default() };
-        world.client.events().batch_publish_events(request).await.expect("published");
+        client.events().batch_publish_events(request).await.expect("published");
     }
+}
+
+/// Attempts that a node has made since it started.
+async fn attempts_of(node: &Server) -> f64 {
+    let (_, text) = web::get(node.admin(), "/metrics").await;
+    let made = text.lines().filter(|line| line.starts_with("hawser_attempts_total{"));
+    made.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
 }
 
 /// At no time more than `most` in any `length`, both in milliseconds.
@@ -76,7 +90,11 @@ async fn judge(world: &World, nodes: &[Server], rate: usize) {
     let pause = pb::PauseEndpointRequest { endpoint_id: endpoint.id.clone(), ..Default::default() };
     world.client.endpoints().pause_endpoint(pause).await.expect("paused");
     let count = rate * LENGTH.as_secs() as usize;
-    publish_batches(world, &endpoint.id, count + 2 * rate).await;
+    let mut clients = vec![world.client.clone()];
+    for node in nodes {
+        clients.push(world.client_of(node).await);
+    }
+    publish_through(&clients, &endpoint.id, count + 2 * rate).await;
     let resume = pb::ResumeEndpointRequest { endpoint_id: endpoint.id.clone(), ..Default::default() };
     world.client.endpoints().resume_endpoint(resume).await.expect("resumed");
     receiver.wait_for_count(count).await;
@@ -96,6 +114,13 @@ async fn judge(world: &World, nodes: &[Server], rate: usize) {
     assert!(least < usize::MAX, "work waited for long enough");
     assert_eq!(sql.count("attempts WHERE number > 1 OR error_class IS NOT NULL").await, 0);
     assert_eq!(sql.count("deliveries WHERE attempts > 1").await, 0, "waiting costs no attempt");
+    // Or it would be the limit of one that is looked at.
+    let mut shares = Vec::new();
+    for node in [&world.server].into_iter().chain(nodes) {
+        shares.push(attempts_of(node).await);
+    }
+    println!("attempts of each node: {shares:?}");
+    assert!(shares.iter().filter(|share| **share > 0.0).count() >= shares.len().min(2), "{shares:?}");
     if rate <= 100 || !cfg!(debug_assertions) {
         assert!(least * 100 >= rate * 10 * 95, "{least} in 10 s of {}", rate * 10);
         let arrivals = arrivals.lock().expect("unpoisoned").clone();
@@ -144,25 +169,61 @@ async fn a_pause_gives_a_burst(database: Database) {
     at_most(&starts, 6, 1000, "attempts");
 }
 
+async fn change_limit(world: &World, endpoint: &str, limit: Option<pb::RateLimit>) {
+    let endpoint = pb::Endpoint { id: endpoint.to_owned(), rate_limit: limit, ..Default::default() };
+    let update_mask = Some(prost_types::FieldMask { paths: vec!["rate_limit".to_owned()] });
+    let request = pb::UpdateEndpointRequest { endpoint: Some(endpoint), update_mask, ..Default::default() };
+    world.client.endpoints().update_endpoint(request).await.expect("changed");
+}
+
+/// What one an hour (or a day) has waiting goes by the limit that comes after it, and not by its next hour.
+async fn a_slow_limits_wait_ends_with_it(database: Database) {
+    let world = world(database).await;
+    let receiver = Receiver::ok().await;
+    let per = |seconds| prost_types::Duration { seconds, nanos: 0 };
+    let slow = |seconds| Some(pb::RateLimit { requests: 1, per: Some(per(seconds)), burst: 1 });
+    let endpoint = endpoint(&world, &receiver, slow(3600)).await;
+    publish_batches(&world, &endpoint.id, 30).await;
+    receiver.wait_for_count(1).await;
+    // All that waits is in the table, and its next slot an hour away.
+    assert_eq!(receiver.quiet_for(Duration::from_secs(2)).await.len(), 1);
+    change_limit(&world, &endpoint.id, Some(limit(10, 1))).await;
+    receiver.wait_for_count(30).await;
+
+    // Lifted and set again, without a start in between.
+    change_limit(&world, &endpoint.id, slow(24 * 3600)).await;
+    publish_batches(&world, &endpoint.id, 10).await;
+    receiver.wait_for_count(31).await;
+    let pause = pb::PauseEndpointRequest { endpoint_id: endpoint.id.clone(), ..Default::default() };
+    world.client.endpoints().pause_endpoint(pause).await.expect("paused");
+    change_limit(&world, &endpoint.id, None).await;
+    change_limit(&world, &endpoint.id, Some(limit(10, 1))).await;
+    let resume = pb::ResumeEndpointRequest { endpoint_id: endpoint.id.clone(), ..Default::default() };
+    world.client.endpoints().resume_endpoint(resume).await.expect("resumed");
+    receiver.wait_for_count(40).await;
+
+    let mut sql = world.server.sql().await;
+    let written = async {
+        while sql.count("attempts").await < 40 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, written).await.expect("all are written");
+    let starts = sql.numbers("SELECT started_at FROM attempts ORDER BY started_at").await;
+    at_most(&starts, 11, 1000, "attempts");
+}
+
 async fn a_limit_can_be_set_and_lifted_while_work_waits(database: Database) {
     let world = world(database).await;
     let receiver = Receiver::ok().await;
     let endpoint = endpoint(&world, &receiver, Some(limit(1, 0))).await;
     publish_batches(&world, &endpoint.id, 300).await;
     receiver.wait_for_count(2).await;
-    let update = |limit| {
-        let endpoint = pb::Endpoint { id: endpoint.id.clone(), rate_limit: limit, ..Default::default() };
-        let update_mask = Some(prost_types::FieldMask { paths: vec!["rate_limit".to_owned()] });
-        let request =
-            pb::UpdateEndpointRequest { endpoint: Some(endpoint), update_mask, ..Default::default() };
-        let client = world.client.clone();
-        async move { client.endpoints().update_endpoint(request).await.expect("changed") }
-    };
-    update(None).await;
+    change_limit(&world, &endpoint.id, None).await;
     // At one a second this would take five minutes.
     receiver.wait_for_count(300).await;
     assert!(get(&world, &endpoint.id).await.rate_limit.is_none());
-    update(Some(limit(5, 0))).await;
+    change_limit(&world, &endpoint.id, Some(limit(5, 0))).await;
     let from = receiver.seen().len();
     publish_batches(&world, &endpoint.id, 12).await;
     receiver.wait_for_count(from + 12).await;

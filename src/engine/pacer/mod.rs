@@ -296,7 +296,9 @@ impl Pacing {
                 (Some(_), Some(last)) => Some(last + guest.limit.late() + SOON),
                 (Some(one), None) if one.more => {
                     let free = self.clock.instant(one.next);
-                    Some(free.checked_sub(AHEAD / 2).unwrap_or(free).max(now + LATER))
+                    let soon = free.checked_sub(AHEAD / 2).unwrap_or(free).max(now + LATER);
+                    // The limit may change meanwhile.
+                    Some(soon.min(now + ROUND))
                 }
                 // Another node has it in hand just now.
                 (None, _) => Some(now + LATER),
@@ -328,17 +330,20 @@ async fn reserve(
     clock.heard(taken.now, Instant::now());
     let now = taken.now + micros(lead);
     let until = now + micros(AHEAD);
+    let horizon = taken.now + micros(LEAD_MAX + AHEAD);
     let mut waiting: HashMap<EndpointId, Vec<DeliveryId>> = HashMap::new();
     for one in due {
         waiting.entry(one.endpoint).or_default().push(one.id);
     }
-    let free = |guest: &Guest, next: i64, want: usize| {
-        guest.limit.slots(next, now, until, u32::try_from(want).unwrap_or(u32::MAX))
+    let free = |next: i64, limit: &RateLimit, want: usize| {
+        limit.slots(limit.within(next, horizon), now, until, u32::try_from(want).unwrap_or(u32::MAX))
     };
     let mut ids = Vec::new();
     for guest in guests {
-        let (Some(next), Some(due)) = (taken.next.get(&guest.id), waiting.get(&guest.id)) else { continue };
-        let slots = free(guest, *next, guest.wanting + guest.room).count as usize;
+        let (Some((next, limit)), Some(due)) = (taken.next.get(&guest.id), waiting.get(&guest.id)) else {
+            continue;
+        };
+        let slots = free(*next, limit, guest.wanting + guest.room).count as usize;
         ids.extend(due.iter().take(slots.saturating_sub(guest.wanting).min(guest.room)));
     }
     let claimed = if ids.is_empty() {
@@ -352,11 +357,12 @@ async fn reserve(
     }
     let (mut served, mut moved) = (HashMap::new(), Vec::new());
     for guest in guests {
-        let Some(next) = taken.next.get(&guest.id).copied() else { continue };
+        let Some((before, limit)) = taken.next.get(&guest.id) else { continue };
         let count = counts.get(&guest.id).copied().unwrap_or_default();
-        let slots = free(guest, next, guest.wanting + count);
-        let next = if slots.count > 0 { slots.next() } else { next };
-        if slots.count > 0 {
+        let slots = free(*before, limit, guest.wanting + count);
+        let next = if slots.count > 0 { slots.next() } else { limit.within(*before, horizon) };
+        // Also where it only came nearer, or it would stay as far away as it is now.
+        if next != *before {
             moved.push((guest.id, next));
         }
         let seen = waiting.get(&guest.id).map_or(0, Vec::len);
