@@ -26,7 +26,8 @@ const REFRESH_BEFORE: Duration = Duration::from_secs(60);
 /// After a fetch that failed; doubled by each further one.
 const REST_FIRST: Duration = Duration::from_secs(1);
 const REST_LONGEST: Duration = Duration::from_secs(60);
-/// A refused token makes a retry due at once only so often.
+/// A refused token is dropped, and makes a retry due at once, only so often: what refuses one after the other would
+/// otherwise have each of them asked for anew.
 const REFUSED_EVERY: Duration = Duration::from_secs(60);
 /// Deliveries that are remembered to have had their retry at once: there is at most one a minute.
 const RETRIED: usize = 1024;
@@ -151,8 +152,8 @@ impl Dispatcher {
         }
     }
 
-    /// The endpoint refused this token (401): it is not sent again. Says whether the delivery that met this may be
-    /// retried at once.
+    /// The endpoint refused this token (401): it is not sent again, unless one was refused a moment ago. Says whether
+    /// the delivery that met this may be retried at once.
     pub fn refused(
         &self,
         endpoint: EndpointId,
@@ -233,14 +234,16 @@ impl State {
     }
 
     fn refuse(&mut self, serial: u64, delivery: DeliveryId, now: Instant) -> bool {
-        if self.token.as_ref().is_some_and(|token| token.serial == serial) {
-            self.token = None;
-        }
-        let lately = self.refused_at.is_some_and(|at| now.duration_since(at) < REFUSED_EVERY);
-        if lately || self.retried.contains(&delivery) {
+        if self.refused_at.is_some_and(|at| now.duration_since(at) < REFUSED_EVERY) {
             return false;
         }
         self.refused_at = Some(now);
+        if self.token.as_ref().is_some_and(|token| token.serial == serial) {
+            self.token = None;
+        }
+        if self.retried.contains(&delivery) {
+            return false;
+        }
         self.retried.push_back(delivery);
         if self.retried.len() > RETRIED {
             self.retried.pop_front();
@@ -287,16 +290,21 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_token_goes_and_one_retry_a_minute_is_due_at_once() {
+    fn one_refused_token_a_minute_goes_and_one_retry_is_due_at_once() {
         let now = Instant::now();
         let mut state = State { token: Some(token(1, now)), ..State::default() };
         let (one, two) = (DeliveryId::new(), DeliveryId::new());
         assert!(state.refuse(1, one, now) && state.token.is_none());
         state.token = Some(token(2, now));
-        // One that was sent with the old token says nothing about the new one.
-        assert!(!state.refuse(1, two, now) && state.token.is_some());
+        // One that was sent with the old token says nothing about the new one, and within the minute even its own
+        // refusal keeps it.
+        for serial in [1, 2] {
+            assert!(!state.refuse(serial, two, now + REFUSED_EVERY / 2) && state.token.is_some());
+        }
         let later = now + REFUSED_EVERY;
-        assert!(!state.refuse(2, one, later), "once for each delivery");
-        assert!(state.refuse(2, two, later));
+        assert!(!state.refuse(2, one, later) && state.token.is_none(), "one retry for each delivery");
+        state.token = Some(token(3, later));
+        assert!(!state.refuse(3, two, later) && state.token.is_some());
+        assert!(state.refuse(3, two, later + REFUSED_EVERY) && state.token.is_none());
     }
 }

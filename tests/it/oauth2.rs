@@ -11,6 +11,7 @@ use hawser_client::pb::publish_event_request::Target;
 use hawser_client::{field_violations, pb};
 use serde_json::{Value, json};
 
+use crate::support::failing::{NO_BREAKER, world_with};
 use crate::support::token_server::{ClientKey, TokenServer, form};
 use crate::support::world::{publish, quick_retries};
 use crate::support::{Database, Receiver, Reply, World, in_time, on_both};
@@ -21,6 +22,8 @@ on_both!(
     a_thousand_deliveries_make_one_token_request,
     a_token_is_refreshed_before_it_ends,
     a_refused_token_is_fetched_again_once,
+    an_endpoint_that_refuses_every_token_costs_two,
+    an_endpoint_that_refuses_now_and_then_costs_two,
     a_changed_secret_is_used_by_the_next_delivery,
     bad_settings_are_refused_by_field,
 );
@@ -252,6 +255,42 @@ async fn a_refused_token_is_fetched_again_once(database: Database) {
     assert_eq!(statuses, [Some(401), Some(204)], "the failed attempt is recorded");
     assert_eq!(bearers(&receiver), ["Bearer token-0", "Bearer token-1"]);
     assert_eq!(tokens.requests(), 2);
+}
+
+/// Well within a minute: one token, and the one that was fetched for its refusal.
+async fn an_endpoint_that_refuses_every_token_costs_two(database: Database) {
+    let world = world_with(database, pb::PausedPolicy::Discard, &NO_BREAKER).await;
+    let receiver = Receiver::scripted(|_, _| Reply::status(401)).await;
+    let tokens = TokenServer::granting(json!(3600)).await;
+    let asked = oauth2(tokens.url(), shared("secret", false));
+    let (made, _) = world.create(endpoint(receiver.url("/"), asked), &["*"]).await;
+    let mut events = Vec::new();
+    for _ in 0..10 {
+        events.push(world.publish_to(&made, b"{}").await.event_id);
+    }
+    for event in &events {
+        let delivery = world.settled_deliveries_of(event).await.remove(0);
+        assert_eq!((delivery.status(), delivery.attempt_count), (pb::DeliveryStatus::Failed, 3));
+    }
+    let used: HashSet<String> = bearers(&receiver).into_iter().collect();
+    assert_eq!(used, [0, 1].map(|number| format!("Bearer token-{number}")).into());
+    assert_eq!((receiver.seen().len(), tokens.requests()), (30, 2));
+}
+
+async fn an_endpoint_that_refuses_now_and_then_costs_two(database: Database) {
+    let world = World::new(database).await;
+    let receiver =
+        Receiver::scripted(|_, before| Reply::status(if before % 10 == 9 { 401 } else { 204 })).await;
+    let tokens = TokenServer::granting(json!(3600)).await;
+    let asked = oauth2(tokens.url(), shared("secret", false));
+    let (made, _) = world.create(endpoint(receiver.url("/"), asked), &["*"]).await;
+    for round in 1..=5 {
+        publish_many(&world.client, &made, 100).await;
+        receiver.wait_for_count(round * 100).await;
+    }
+    let refused = receiver.seen().len() / 10;
+    assert!(refused >= 50);
+    assert_eq!(tokens.requests(), 2, "of {refused} refusals one has the token fetched again");
 }
 
 async fn a_changed_secret_is_used_by_the_next_delivery(database: Database) {
