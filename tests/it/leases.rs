@@ -2,7 +2,7 @@
 //! nothing, and no claim is left that nobody would free.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hawser_client::pb::publish_event_request::Target;
 use hawser_client::{Client, pb};
@@ -15,6 +15,8 @@ use crate::support::{Database, Proxy, Receiver, Reply, Server, World, in_time, p
 /// Claims under a lease that is not there: nobody would free them.
 const ORPHANS: &str = "SELECT COUNT(*) FROM queue WHERE claimed_by IS NOT NULL \
                        AND NOT EXISTS (SELECT 1 FROM leases WHERE leases.id = queue.claimed_by)";
+/// Within so long after the end of its lease a dead node's work has been sent by others.
+const TAKE_OVER: Duration = Duration::from_secs(5);
 const OPEN: &str = "SELECT COUNT(*) FROM queue";
 const SHORT: Duration = Duration::from_secs(3);
 const SHORT_LEASE: &[&str] = &["--allow-http", "--allow-net", "127.0.0.0/8", "--lease", "3"];
@@ -41,6 +43,7 @@ async fn publish_many(client: &Client, endpoints: &[pb::Endpoint], count: usize)
 async fn a_killed_nodes_claims_are_taken_over() {
     in_time(async {
         // So long that its end is not what frees the claims.
+        const LEASE: Duration = Duration::from_secs(30);
         let arguments = ["--allow-http", "--allow-net", "127.0.0.0/8", "--lease", "30"];
         let server = Server::start_with(Database::postgres().await, &arguments).await;
         let world = World::on(server, pb::PausedPolicy::Discard).await;
@@ -56,6 +59,7 @@ async fn a_killed_nodes_claims_are_taken_over() {
         let mut session = other.database().session().await;
         let before = leases(&mut session).await;
         killed.kill().await;
+        let died = Instant::now();
         let begun: HashSet<_> = receiver.seen().iter().map(|one| one.event()).collect();
         other.database().until("the dead node's lease is gone", "SELECT COUNT(*) FROM leases", 2).await;
         let (now, after) = (database_time(&mut session).await, leases(&mut session).await);
@@ -67,6 +71,7 @@ async fn a_killed_nodes_claims_are_taken_over() {
                 events.is_subset(&ids)
             })
             .await;
+        assert!(died.elapsed() <= LEASE + TAKE_OVER, "the last came {:?} after the kill", died.elapsed());
         let mut times = HashMap::<String, usize>::new();
         for one in &seen {
             *times.entry(one.event()).or_default() += 1;
@@ -110,6 +115,7 @@ async fn a_node_that_slept_through_its_lease_overwrites_nothing() {
             events.extend(publish_many(&there, &endpoints, 150).await);
             receiver.wait_for_count(first + 30).await;
             sleeper.signal("STOP").await;
+            let asleep = Instant::now();
             pass_time(2 * SHORT).await;
             receiver
                 .wait_for("the others take over", |seen| {
@@ -117,6 +123,9 @@ async fn a_node_that_slept_through_its_lease_overwrites_nothing() {
                     events.is_subset(&ids)
                 })
                 .await;
+            // Its session stands, so that only the lease's end frees its claims.
+            let took = asleep.elapsed();
+            assert!(took <= SHORT + TAKE_OVER, "the last came {took:?} after it was stopped");
             world.server.database().until("the others end it", OPEN, 0).await;
             let before = deliveries(&mut session).await;
             sleeper.signal("CONT").await;

@@ -32,6 +32,7 @@ mod fan_out;
 mod faults;
 mod forms;
 mod guard;
+mod http2;
 mod import;
 mod import_files;
 mod import_twins;

@@ -13,6 +13,8 @@ on_both!(
     known_work_gives_known_numbers,
     work_that_is_kept_is_counted_by_what_keeps_it,
     an_attempt_in_flight_waits_for_nothing,
+    work_that_waits_for_room_grows_old,
+    the_feed_says_how_far_it_is,
 );
 
 /// One series' value.
@@ -37,6 +39,74 @@ async fn reaches(world: &World, series: &str, expected: f64) -> String {
             "{series} did not reach {expected}\n{}",
             web::get(world.server.admin(), "/metrics").await.1
         ),
+    }
+}
+
+/// Scrapes until a series has passed that value.
+async fn passes(world: &World, series: &str, least: f64) {
+    let scraping = async {
+        loop {
+            let (_, text) = web::get(world.server.admin(), "/metrics").await;
+            if value(&text, series).is_some_and(|value| value >= least) {
+                return;
+            }
+            // Read every few seconds.
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    let passed = tokio::time::timeout(PATIENCE, scraping).await;
+    passed.unwrap_or_else(|_| panic!("{series} did not pass {least}"));
+}
+
+/// With one attempt in flight and no more than two beside it in memory, the rest is due and nobody's.
+async fn work_that_waits_for_room_grows_old(database: Database) {
+    const OLDEST: &str = "hawser_oldest_due_seconds";
+    let world = world_with(database, pb::PausedPolicy::Hold, &[]).await;
+    let desk = Desk::open().await;
+    let narrow = pb::Endpoint {
+        url: desk.url("/"),
+        max_in_flight: 1,
+        http_timeout: Some(seconds(60)),
+        ..Default::default()
+    };
+    let (narrow, _) = world.create(narrow, &["*"]).await;
+    let mut deliveries = Vec::new();
+    for _ in 0..6 {
+        let event = world.publish_to(&narrow, b"{}").await.event_id;
+        deliveries.push(world.deliveries_of(&event).await.remove(0).id);
+    }
+    passes(&world, OLDEST, 1.0).await;
+    let (_, text) = web::get(world.server.admin(), "/metrics").await;
+    assert!(value(&text, "hawser_deliveries_waiting{state=\"due\"}").is_some_and(|due| due >= 1.0), "{text}");
+    let desk = &desk;
+    let answers =
+        deliveries.iter().map(|id| async move { desk.request(id).await.answer(Answer::Status(204)) });
+    futures_util::future::join_all(answers).await;
+    reaches(&world, OLDEST, 0.0).await;
+}
+
+async fn the_feed_says_how_far_it_is(database: Database) {
+    const READ: &str = "hawser_feed_lag_seconds_count";
+    const LAG: &str = "hawser_feed_lag_seconds_sum";
+    const POSITION: &str = "hawser_feed_position";
+    let world = World::new(database).await;
+    let receiver = Receiver::ok().await;
+    let (endpoint, _) = world.endpoint(&receiver.url("/"), "acme").await;
+    let mut watch = world.watch().await;
+    let numbers = async || {
+        let (_, text) = web::get(world.server.admin(), "/metrics").await;
+        [READ, LAG, POSITION].map(|series| value(&text, series).unwrap_or_else(|| panic!("{series}\n{text}")))
+    };
+    let mut before = numbers().await;
+    for _ in 0..3 {
+        let event = world.publish_to(&endpoint, b"{}").await.event_id;
+        until(&mut watch, &event, pb::DeliveryStatus::Success).await;
+        // What the stream had was read before; the publish and its outcome are two records.
+        let after = numbers().await;
+        assert!(after[0] >= before[0] + 2.0 && after[2] > before[2], "{before:?} {after:?}");
+        let lag = (after[1] - before[1]) / (after[0] - before[0]);
+        assert!(lag > 0.0 && lag < PATIENCE.as_secs_f64(), "{lag} s: {before:?} {after:?}");
+        before = after;
     }
 }
 
