@@ -47,6 +47,8 @@ impl PausedPolicy {
 pub struct Project {
     pub id: ProjectId,
     pub settings: ProjectSettings,
+    /// Its alerts are stored and do not open: `settings` lacks them, and writing the project keeps them as they are stored.
+    pub alerts_unreadable: bool,
     /// Counts changes of `settings`; the etag is made of it.
     pub version: i64,
     pub created_at: Timestamp,

@@ -51,6 +51,7 @@ pub fn project(project: Project) -> pb::Project {
         publishes_per_second: settings.publishes_per_second.map_or(0, |limit| count(limit.get())),
         http_timeout: settings.http_timeout.map(duration),
         alerts: settings.alerts.map(alerts::message),
+        unreadable_fields: project.alerts_unreadable.then(|| "alerts".to_owned()).into_iter().collect(),
         operational_webhook: settings.operational_webhook.map(alerts::webhook_message),
         etag,
         create_time: Some(time(project.created_at)),

@@ -16,7 +16,7 @@ use crate::store::{AuditEntry, Lane, Tx};
 
 /// Gives a webhook that has no secret its first one, and takes those of a webhook that is gone. Returns what was made.
 pub(super) async fn align_secrets(tx: &Tx, project: &Project) -> Result<Option<SigningSecret>> {
-    let has_secrets = !tx.operational_secrets(project.id).await?.is_empty();
+    let has_secrets = tx.has_operational_secrets(project.id).await?;
     match (&project.settings.operational_webhook, has_secrets) {
         (Some(_), false) => {
             let secret = SigningSecret::generate(SecretKind::Hmac);

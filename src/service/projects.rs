@@ -53,7 +53,13 @@ impl Services {
         principal.require_operator()?;
         self.check_alerts(ALERTS, &mut settings.alerts, None)?;
         self.check_webhook(&mut settings.operational_webhook)?;
-        let project = Project { id: ProjectId::new(), settings, version: 1, created_at: Timestamp::now() };
+        let project = Project {
+            id: ProjectId::new(),
+            settings,
+            alerts_unreadable: false,
+            version: 1,
+            created_at: Timestamp::now(),
+        };
         let tx = self.store.begin(Lane::Service).await?;
         tx.insert_project(&project).await?;
         let operational_secret = align_secrets(&tx, &project).await?;
@@ -80,6 +86,8 @@ impl Services {
         for field in fields {
             copy(*field, &mut settings, &mut project.settings);
         }
+        // What is set again, or cleared, can be read again.
+        project.alerts_unreadable &= !fields.contains(&ProjectField::Alerts);
         let stored = before.settings.alerts.as_ref();
         alerts::keep_stored(project.settings.alerts.as_mut(), stored);
         self.check_alerts(ALERTS, &mut project.settings.alerts, stored)?;

@@ -37,6 +37,13 @@ impl Tx {
         self.open_operational(project, sealed)
     }
 
+    /// Whether the project's webhook has secrets, also where they do not open.
+    pub async fn has_operational_secrets(&self, project: ProjectId) -> Result<bool> {
+        let sql = "SELECT 1 FROM projects WHERE id = $1 AND operational_secrets_sealed IS NOT NULL";
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [project.uuid().into()]);
+        Ok(self.db().query_one_raw(statement).await?.is_some())
+    }
+
     /// Keeps these secrets in place of those before; none where there are none.
     pub async fn set_operational_secrets(&self, project: ProjectId, secrets: &[LiveSecret]) -> Result<()> {
         let stored: Vec<StoredSecret> = secrets

@@ -229,15 +229,25 @@ impl Store {
             created_at: Set(project.created_at.as_millis()),
             // Bumped apart.
             routing_version: NotSet,
-            alerts_sealed: Set(self.seal_alerts(&alerts_place(project.id), settings.alerts.as_ref())?),
+            // What cannot be read stays as it is stored.
+            alerts_sealed: match project.alerts_unreadable {
+                true => NotSet,
+                false => Set(self.seal_alerts(&alerts_place(project.id), settings.alerts.as_ref())?),
+            },
             operational_webhook: Set(settings.operational_webhook.as_ref().map(to_json).transpose()?),
         })
     }
 
     fn project_of(&self, row: project::Model) -> Result<Project> {
         let id = ProjectId::from_uuid(row.id);
+        // Alerts that do not open hide nothing else of the project, and nothing of others.
+        let (alerts, alerts_unreadable) = match self.open_alerts(&alerts_place(id), row.alerts_sealed) {
+            Err(error) if error.is_unreadable() => (None, true),
+            opened => (opened?, false),
+        };
         Ok(Project {
             id,
+            alerts_unreadable,
             settings: ProjectSettings {
                 name: row.name,
                 paused_policy: PausedPolicy::from_code(row.paused_policy)
@@ -246,7 +256,7 @@ impl Store {
                 disable_policy: policy_of(row.disable_policy)?,
                 publishes_per_second: limit_of(row.publishes_per_second),
                 http_timeout: row.http_timeout_ms.and_then(own_timeout),
-                alerts: self.open_alerts(&alerts_place(id), row.alerts_sealed)?,
+                alerts,
                 operational_webhook: policy_of(row.operational_webhook)?,
             },
             version: row.version,

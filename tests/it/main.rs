@@ -66,6 +66,7 @@ mod rollups;
 mod rotation;
 mod rotation_live;
 mod sealed;
+mod sealed_projects;
 mod shutdown;
 mod signing;
 mod stale;
