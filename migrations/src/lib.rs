@@ -27,6 +27,7 @@ mod m0021_bulk;
 mod m0022_project_limits;
 mod m0023_labels;
 mod m0024_route_versions;
+mod m0025_alert_places;
 
 use sea_orm_migration::prelude::*;
 
@@ -58,6 +59,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0022_project_limits::Migration),
             Box::new(m0023_labels::Migration),
             Box::new(m0024_route_versions::Migration),
+            Box::new(m0025_alert_places::Migration),
         ]
     }
 }

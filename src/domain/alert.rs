@@ -122,6 +122,10 @@ impl Channel {
     }
 }
 
+/// Where alerts go, as a hash: the mail server, a URL in Slack or Teams, a project's webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AlertPlace(pub i64);
+
 /// A URL that lets everyone who has it post. Serialised, it only shows that it is there.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SecretUrl {

@@ -56,7 +56,7 @@ pub use routing::RoutingTable;
 
 use crate::dispatch::Dispatcher;
 use crate::domain::breaker::BreakerPolicy;
-use crate::domain::error::Result;
+use crate::domain::error::{Error, Result};
 use crate::domain::event::FanOut;
 use crate::domain::id::{EndpointId, LeaseId, ProjectId};
 use crate::domain::routing::ProjectRoutes;
@@ -168,6 +168,7 @@ pub struct Engine {
     silence: CancellationToken,
     claimer: TaskTracker,
     attempts: TaskTracker,
+    alerting: TaskTracker,
     writers: TaskTracker,
     keepers: TaskTracker,
     ringing: TaskTracker,
@@ -266,6 +267,8 @@ impl Engine {
         let (align_tx, align_rx) = mpsc::channel(ALIGN_QUEUE);
         let align = Align(align_tx);
 
+        // Before anything is taken that others would miss: its settings may be of no use.
+        let mailer = settings.alerts.mail.map(alerts::Mailer::new).transpose().map_err(Error::internal)?;
         let keeper = Keeper::start(&store, &settings.node, settings.lease).await?;
         let routing = RoutingTable::new(store.clone(), settings.rules.clone());
         let versions = Versions::new(&store);
@@ -295,7 +298,7 @@ impl Engine {
         let (stop, flush) = (CancellationToken::new(), CancellationToken::new());
         let (end, silence) = (CancellationToken::new(), CancellationToken::new());
         let failed = CancellationToken::new();
-        let (writers, claimer) = (TaskTracker::new(), TaskTracker::new());
+        let (writers, claimer, alerting) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
         let (keepers, ringing) = (TaskTracker::new(), TaskTracker::new());
         let inboxes = if store.has_single_writer() {
             vec![Inbox::all(publish_rx, outcome_rx, claim_rx)]
@@ -331,10 +334,11 @@ impl Engine {
         supervise_until(&claimer, &failed, &stop, "trimming by age", task);
         let task = alerts::certificates::run(store.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "warnings of certificates", task);
-        let sender = alerts::Sender::new(store.clone(), shared.clone(), settings.rules, settings.alerts)?;
+        let (rules, retry) = (settings.rules, settings.alerts.retry);
+        let sender = alerts::Sender::new(store.clone(), shared.clone(), rules, retry, mailer);
         for channel in sender.channels() {
             let task = sender.clone().run(channel, stop.clone());
-            supervise_until(&claimer, &failed, &stop, "alerts", task);
+            supervise_until(&alerting, &failed, &stop, "alerts", task);
         }
         let task = breakers::run(store.clone(), shared.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "breakers", task);
@@ -359,6 +363,7 @@ impl Engine {
             silence,
             claimer,
             attempts,
+            alerting,
             writers,
             keepers,
             ringing,
@@ -367,17 +372,19 @@ impl Engine {
         })
     }
 
-    /// Stops in bounded phases: no new attempts, then what is in flight, then the unwritten outcomes, then the
+    /// Stops in bounded phases: no new attempts and alerts, then what is in flight, then the unwritten outcomes, then the
     /// lease. What does not end within `drain` is repeated after the next start.
     pub async fn shutdown(self, drain: Duration) {
         self.stop.cancel();
         let drained = tokio::time::timeout(drain, async {
             self.release_waiting().await;
             self.attempts.close();
-            self.attempts.wait().await;
+            self.alerting.close();
+            tokio::join!(self.attempts.wait(), self.alerting.wait());
         });
         if drained.await.is_err() {
-            tracing::warn!(in_flight = self.attempts.len(), "attempts did not end within the drain time");
+            let (in_flight, alerting) = (self.attempts.len(), self.alerting.len());
+            tracing::warn!(in_flight, alerting, "attempts or alerts did not end within the drain time");
         }
         self.claimer.close();
         let _ended = tokio::time::timeout(FLUSH_BUDGET, self.claimer.wait()).await;

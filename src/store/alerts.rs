@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
+use hmac::{Hmac, KeyInit, Mac};
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
+use sha2::Sha256;
 
 use super::audit::first_id;
 use super::error::{Result, StoreError};
@@ -16,12 +18,12 @@ use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use super::vault::Place;
 use super::{Lane, Store, now_sql};
-use crate::domain::alert::{Alert, AlertDetail, AlertEvent, Channel, OperationalWebhook};
+use crate::domain::alert::{Alert, AlertDetail, AlertEvent, AlertPlace, Channel, OperationalWebhook};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Claim;
 use crate::domain::endpoint::{Endpoint, SealedSetting};
 use crate::domain::id::{AlertId, LeaseId, ProjectId};
-use crate::domain::secret::SecretText;
+use crate::domain::secret::{SecretBytes, SecretText};
 
 /// Stored numbers of `alerts.status`; never reuse one.
 const WAITING: i16 = 1;
@@ -29,12 +31,19 @@ const SENT: i16 = 2;
 const FAILED: i16 = 3;
 
 /// An alert that is ours to send.
-pub struct ClaimedAlert {
+#[derive(Clone, Copy)]
+pub struct HeldAlert {
     pub id: AlertId,
     pub channel: Channel,
+    pub place: AlertPlace,
     pub claim: Claim,
     /// Those made before.
     pub attempts: u16,
+}
+
+/// The same with what it holds.
+pub struct ClaimedAlert {
+    pub held: HeldAlert,
     /// What is told, and where; or why it cannot be.
     pub content: Result<(Alert, AlertTarget), &'static str>,
 }
@@ -59,6 +68,10 @@ pub enum AlertFate {
     },
     /// Nothing was tried: it is due again, for whoever comes.
     GivenBack,
+    /// It was tried, and how that went could not be recorded.
+    Unrecorded {
+        wait: Duration,
+    },
 }
 
 fn has_own(endpoint: &Endpoint) -> bool {
@@ -102,7 +115,13 @@ impl Tx {
                 opened => opened?,
             }
         };
-        let operational: Option<OperationalWebhook> = policy_of(row.try_get_by_index(2)?)?;
+        let operational: Option<OperationalWebhook> = match policy_of(row.try_get_by_index(2)?) {
+            Err(error) if error.is_unreadable() => {
+                tracing::error!(%project, error = %error, "the project's operational webhook is not told");
+                None
+            }
+            read => read?,
+        };
         let to_operational = operational.is_some_and(|webhook| webhook.wants(event));
         let mut alerts = Vec::new();
         for endpoint in endpoints {
@@ -138,12 +157,15 @@ impl Tx {
             ("channel", Kind::SmallInt),
             ("body", Kind::Text),
             ("target", Kind::Bytes),
+            ("place", Kind::BigInt),
             ("created_at", Kind::BigInt),
         ]);
+        let key = self.store().vault().derive("places of alerts")?;
         for (alert, targets) in alerts {
             let body = super::endpoints::to_json(alert)?;
             for (channel, target) in targets {
                 let id = AlertId::new();
+                let place = place_of(&key, *channel, alert.project, target);
                 let target = match channel {
                     Channel::Operational => Vec::new(),
                     _ => self.store().vault().seal(&target_place(id, alert.project), target.as_bytes())?,
@@ -155,26 +177,27 @@ impl Tx {
                     channel.code().into(),
                     body.clone().into(),
                     target.into(),
+                    place.0.into(),
                     alert.at.as_millis().into(),
                 ]);
             }
         }
         let (now, operational) = (now_sql(self.backend()), Channel::Operational.code());
         let sql = format!(
-            "INSERT INTO alerts (id, project_id, endpoint_id, channel, body, target_sealed, status, due_at, attempts, \
-             token, created_at) SELECT v.id, v.project_id, v.endpoint_id, v.channel, v.body, \
-             CASE v.channel WHEN {operational} THEN NULL ELSE v.target END, {WAITING}, {now}, 0, 0, v.created_at FROM v"
+            "INSERT INTO alerts (id, project_id, endpoint_id, channel, body, target_sealed, place, status, due_at, \
+             attempts, token, created_at) SELECT v.id, v.project_id, v.endpoint_id, v.channel, v.body, \
+             CASE v.channel WHEN {operational} THEN NULL ELSE v.target END, v.place, {WAITING}, {now}, 0, 0, v.created_at FROM v"
         );
         rows.execute(self.db(), &sql).await?;
         Ok(())
     }
 
-    /// Claims alerts that are due, the oldest first. Fails with [`StoreError::LeaseGone`] where the lease was given up.
+    /// Claims those of these alerts that are still due. Fails with [`StoreError::LeaseGone`] where the lease was given up.
     pub async fn claim_alerts(
         &self,
         channel: Channel,
         lease: LeaseId,
-        limit: usize,
+        alerts: &[AlertId],
     ) -> Result<Vec<ClaimedAlert>> {
         if !self.lease_stands(lease).await? {
             return Err(StoreError::LeaseGone);
@@ -184,24 +207,27 @@ impl Tx {
             _ => "",
         };
         let due = due_sql(self.backend(), channel);
+        let ids = (0..alerts.len()).map(|at| format!("${}", at + 2)).collect::<Vec<_>>().join(", ");
         let sql = format!(
             "UPDATE alerts SET claimed_by = $1, token = token + 1 WHERE id IN \
-             (SELECT id FROM alerts WHERE {due} ORDER BY due_at LIMIT {limit} {skip}) \
-             RETURNING id, project_id, body, target_sealed, attempts, token"
+             (SELECT id FROM alerts WHERE id IN ({ids}) AND {due} {skip}) \
+             RETURNING id, project_id, body, target_sealed, attempts, token, place"
         );
-        let statement = Statement::from_sql_and_values(self.backend(), sql, [lease.uuid().into()]);
+        let values = std::iter::once(lease.uuid()).chain(alerts.iter().map(|id| id.uuid()));
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values.map(Value::from));
         let mut claimed = Vec::new();
         for row in self.db().query_all_raw(statement).await? {
-            claimed.push(ClaimedAlert {
+            let held = HeldAlert {
                 id: AlertId::from_uuid(row.try_get_by_index(0)?),
                 channel,
+                place: AlertPlace(row.try_get_by_index(6)?),
                 claim: Claim { lease, token: row.try_get_by_index(5)? },
                 attempts: u16::try_from(row.try_get_by_index::<i16>(4)?).unwrap_or_default(),
-                content: self.content(channel, &row).await?,
-            });
+            };
+            claimed.push(ClaimedAlert { held, content: self.content(channel, &row).await? });
         }
         // RETURNING is in no order.
-        claimed.sort_by_key(|alert| alert.id);
+        claimed.sort_by_key(|alert| alert.held.id);
         Ok(claimed)
     }
 
@@ -231,21 +257,45 @@ impl Tx {
 }
 
 impl Store {
-    /// Whether an alert is due in this channel that nobody holds.
-    pub async fn has_due_alerts(&self, channel: Channel) -> Result<bool> {
-        let sql = format!("SELECT 1 FROM alerts WHERE {} LIMIT 1", due_sql(self.backend(), channel));
-        let row = self.reader().query_one_raw(Statement::from_string(self.backend(), sql)).await?;
-        Ok(row.is_some())
+    /// Alerts of a channel that are due and that nobody holds, the oldest first, but for those to these places.
+    pub async fn due_alerts(
+        &self,
+        channel: Channel,
+        except: &[AlertPlace],
+        limit: usize,
+    ) -> Result<Vec<(AlertId, AlertPlace)>> {
+        let due = due_sql(self.backend(), channel);
+        let found = if except.is_empty() {
+            let sql = format!("SELECT id, place FROM alerts WHERE {due} ORDER BY due_at LIMIT {limit}");
+            self.reader().query_all_raw(Statement::from_string(self.backend(), sql)).await?
+        } else {
+            let mut rows = Rows::new([("other", Kind::BigInt)]);
+            for place in except {
+                rows.push([place.0.into()]);
+            }
+            let sql = format!(
+                "SELECT id, place FROM alerts WHERE {due} AND place NOT IN (SELECT v.other FROM v) \
+                 ORDER BY due_at LIMIT {limit}"
+            );
+            rows.query(self.reader(), &sql).await?
+        };
+        found
+            .iter()
+            .map(|row| {
+                Ok((AlertId::from_uuid(row.try_get_by_index(0)?), AlertPlace(row.try_get_by_index(1)?)))
+            })
+            .collect()
     }
 
     /// Records what sending came to, under the claim; says whether it still stood. Where it goes is forgotten with
     /// its end.
-    pub async fn finish_alert(&self, alert: &ClaimedAlert, fate: &AlertFate) -> Result<bool> {
+    pub async fn finish_alert(&self, alert: &HeldAlert, fate: &AlertFate) -> Result<bool> {
         let (status, wait, error) = match fate {
             AlertFate::Sent => (SENT, Duration::ZERO, None),
             AlertFate::Retry { wait, error } => (WAITING, *wait, Some(error.as_str())),
             AlertFate::Failed { error } => (FAILED, Duration::ZERO, Some(error.as_str())),
             AlertFate::GivenBack => (WAITING, Duration::ZERO, None),
+            AlertFate::Unrecorded { wait } => (WAITING, *wait, None),
         };
         let made = i16::from(!matches!(fate, AlertFate::GivenBack));
         let now = now_sql(self.backend());
@@ -292,6 +342,23 @@ impl Store {
 fn due_sql(backend: DbBackend, channel: Channel) -> String {
     let (channel, now) = (channel.code(), now_sql(backend));
     format!("status = {WAITING} AND channel = {channel} AND claimed_by IS NULL AND due_at <= {now}")
+}
+
+/// Alerts with the same one go to the same place. Keyed, since whoever reads the database must not find out a URL by
+/// trying; wherever the project's webhook is, it is one place.
+fn place_of(key: &SecretBytes, channel: Channel, project: ProjectId, target: &str) -> AlertPlace {
+    let mut hash = [0; 8];
+    // HMAC takes keys of every length (RFC 2104), so this cannot fail.
+    if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key.expose()) {
+        mac.update(&channel.code().to_be_bytes());
+        match channel {
+            Channel::Email => {}
+            Channel::Slack | Channel::Teams => mac.update(target.as_bytes()),
+            Channel::Operational => mac.update(project.uuid().as_bytes()),
+        }
+        hash.copy_from_slice(&mac.finalize().into_bytes()[..8]);
+    }
+    AlertPlace(i64::from_be_bytes(hash))
 }
 
 /// Where an alert's sealed target lives.

@@ -54,7 +54,7 @@ use sea_orm::{DatabaseConnection, DbBackend};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use alerts::{AlertFate, AlertTarget, ClaimedAlert};
+pub use alerts::{AlertFate, AlertTarget, ClaimedAlert, HeldAlert};
 pub use bulk::EndpointKey;
 pub use changes::{ChangePage, LogBounds};
 pub use claim::{ClaimRequest, Claimed, ClaimedDelivery};

@@ -11,6 +11,7 @@ mod alerts_canary;
 mod alerts_certificates;
 mod alerts_sending;
 mod alerts_settings;
+mod alerts_waiting;
 mod audit;
 mod authentication;
 mod batch;

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use lettre::message::Mailbox;
-use lettre::message::header::ContentType;
+use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::transport::smtp::extension::ClientId;
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use rustls::pki_types::CertificateDer;
 
-use super::{Answer, render};
+use super::answer::Answer;
+use super::render;
 use crate::domain::alert::Alert;
 use crate::domain::secret::SecretText;
 
@@ -70,8 +72,13 @@ impl Mailer {
             MailTls::Tls => Tls::Wrapper(parameters()?),
             MailTls::None => Tls::None,
         };
-        let mut builder =
-            AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&host).port(port).tls(tls).timeout(None);
+        // The machine's own name may mean nothing outside.
+        let hello = ClientId::Domain(from.email.domain().to_owned());
+        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&host)
+            .port(port)
+            .tls(tls)
+            .hello_name(hello)
+            .timeout(None);
         if let Some((user, password)) = login {
             builder = builder.credentials(Credentials::new(user, password.expose().to_owned()));
         }
@@ -96,14 +103,18 @@ impl Mailer {
 
     fn mail(&self, address: &str, id: &str, alert: &Alert) -> Result<Message, &'static str> {
         let to: Address = address.parse().map_err(|_| "the address is not one")?;
-        Message::builder()
+        let mut mail = Message::builder()
             .from(self.from.clone())
             .to(Mailbox::new(None, to))
             .subject(render::subject(alert))
             .message_id(Some(format!("<{id}@{}>", self.from.email.domain())))
             .header(ContentType::TEXT_PLAIN)
             .body(render::mail(alert, id))
-            .map_err(|_| "the mail cannot be put together")
+            .map_err(|_| "the mail cannot be put together")?;
+        // So that nobody's absence is told in reply (RFC 3834).
+        let name = HeaderName::new_from_ascii_str("Auto-Submitted");
+        mail.headers_mut().insert_raw(HeaderValue::new(name, "auto-generated".to_owned()));
+        Ok(mail)
     }
 }
 
@@ -111,6 +122,11 @@ impl Mailer {
 fn describe(error: &lettre::transport::smtp::Error) -> Answer {
     if let Some(code) = error.status() {
         return Answer::refused(format!("the mail server answered {code}"));
+    }
+    // Our side does not even try, with this mail or this server: no other mail need wait for that.
+    if error.is_client() {
+        let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        return Answer::refused(format!("the mail cannot be sent by this mail server: {cause}"));
     }
     let error = match error.is_tls() {
         true => "TLS to the mail server failed",

@@ -2,42 +2,48 @@
 //! never in their way.
 //!
 //! **Repeats.** An alert that was sent and not yet recorded when the process dies is sent again, under the same id. So
-//! that this is one at most, alerts go out one at a time in the whole process, from the sending to the record of it. Only
-//! those to a place that gave no answer to the last one go aside, several at once, so that it does not hold up other channels.
+//! that this is one at most, alerts go out one at a time in the whole process, from the sending to the record of it. But a
+//! place that takes long loses its turn after a second, and those to a place that did not answer the last one, or not so
+//! soon, go aside, several at once, so that it does not hold up the others.
 //!
 //! **Where** an alert goes was decided when it was written, but for the operational webhook, of which the project says so
 //! when it is sent.
 
+mod answer;
 pub mod certificates;
+mod given_up;
 mod mail;
 mod places;
 mod render;
+mod room;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-pub use mail::{MailSettings, MailTls};
+pub use mail::{MailSettings, MailTls, Mailer};
 
 use super::Shared;
 use super::writer::chain;
 use crate::dispatch::Dispatcher;
 use crate::domain::alert::{Alert, Channel};
-use crate::domain::attempt::AttemptOutcome;
 use crate::domain::clock::Timestamp;
-use crate::domain::error::Error;
-use crate::domain::id::LeaseId;
+use crate::domain::id::{AlertId, LeaseId};
 use crate::domain::retry::{RetryPolicy, RetryStrategy};
 use crate::domain::signature::{self, STANDARD_HEADER, SignatureSettings};
 use crate::domain::url_rules::UrlRules;
 use crate::metrics::Metrics;
-use crate::store::{AlertFate, AlertTarget, ClaimedAlert, Lane, Result, Store, StoreError};
-use mail::Mailer;
-use places::{Place, Places};
+use crate::store::{AlertFate, AlertTarget, ClaimedAlert, HeldAlert, Lane, Result, Store, StoreError};
+use answer::Answer;
+use given_up::GivenUp;
+use places::Places;
+use room::Room;
 
 /// How alerts are sent.
 #[derive(Clone, Debug)]
@@ -60,8 +66,12 @@ impl SenderSettings {
 
 /// The slow round, which also finds what is tried again, and what other nodes left behind.
 const ROUND: Duration = Duration::from_secs(1);
-/// Alerts of a channel that are held at once.
-const BATCH: usize = 8;
+/// Alerts that are looked at in one query, and queries one after the other where places with a backlog hide the others.
+/// What they leave out must fit in one statement: 256 places.
+const PAGE: usize = 64;
+const LOOKS: usize = 3;
+/// How long an alert may keep others from being sent.
+const TURN_LONGEST: Duration = Duration::from_secs(1);
 /// One attempt.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Mail servers like to think.
@@ -69,6 +79,8 @@ const MAIL_TIMEOUT: Duration = Duration::from_secs(20);
 const STEP_LONGEST: Duration = Duration::from_secs(10);
 /// The pause before a record that failed is tried again.
 const RECORD_AGAIN: Duration = Duration::from_millis(500);
+/// When an alert is sent again of which the database refused to record how it went.
+const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the channels' tasks share.
 pub struct Sender {
@@ -82,6 +94,7 @@ pub struct Sender {
     /// Held from the sending of an alert to the record of it.
     turn: Mutex<()>,
     places: Places,
+    given_up: GivenUp,
 }
 
 impl Sender {
@@ -89,19 +102,21 @@ impl Sender {
         store: Store,
         shared: Arc<Shared>,
         rules: UrlRules,
-        settings: SenderSettings,
-    ) -> crate::domain::error::Result<Arc<Self>> {
-        Ok(Arc::new(Self {
+        retry: RetryPolicy,
+        mailer: Option<Mailer>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             store,
             dispatcher: shared.dispatcher.clone(),
             metrics: shared.metrics.clone(),
             shared,
             rules,
-            retry: settings.retry,
-            mailer: settings.mail.map(Mailer::new).transpose().map_err(Error::internal)?,
+            retry,
+            mailer,
             turn: Mutex::default(),
             places: Places::default(),
-        }))
+            given_up: GivenUp::default(),
+        })
     }
 
     /// The channels that this process can send by.
@@ -113,13 +128,18 @@ impl Sender {
     /// Sends a channel's alerts until told to stop; what is being sent then is sent to its end.
     pub(super) async fn run(self: Arc<Self>, channel: Channel, stop: CancellationToken) {
         let mut written = self.store.alerts();
+        let mut round = tokio::time::interval(ROUND);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sending = JoinSet::new();
+        let mut held = HashMap::new();
         while !stop.is_cancelled() {
             written.mark_unchanged();
-            match self.claim(channel, BATCH - sending.len()).await {
+            match self.claim(channel, &held).await {
                 Ok(claimed) => {
                     for alert in claimed {
-                        sending.spawn(self.clone().process(alert, stop.clone()));
+                        let one = alert.held;
+                        let task = sending.spawn(self.clone().process(alert, stop.clone()));
+                        held.insert(task.id(), one);
                     }
                 }
                 Err(error) => {
@@ -132,29 +152,31 @@ impl Sender {
                 }
             }
             tokio::select! {
-                Some(ended) = sending.join_next() => settled(ended),
+                Some(ended) = sending.join_next_with_id() => self.settle(&mut held, ended).await,
                 Ok(()) = written.changed() => {}
-                () = tokio::time::sleep(ROUND) => {}
+                _ = round.tick() => self.given_up.tell(channel),
                 () = stop.cancelled() => {}
             }
         }
-        while let Some(ended) = sending.join_next().await {
-            settled(ended);
+        while let Some(ended) = sending.join_next_with_id().await {
+            self.settle(&mut held, ended).await;
         }
+        self.given_up.tell(channel);
     }
 
-    /// Claims alerts that are due, so many at most.
-    async fn claim(&self, channel: Channel, room: usize) -> Result<Vec<ClaimedAlert>> {
+    /// Claims alerts that are due, as far as there is room beside those that are held.
+    async fn claim(&self, channel: Channel, held: &HashMap<Id, HeldAlert>) -> Result<Vec<ClaimedAlert>> {
         let lease = self.shared.keeper.lease();
-        if room == 0
-            || !self.shared.keeper.may_send(lease)
-            || !self.store.in_time(STEP_LONGEST, self.store.has_due_alerts(channel)).await?
-        {
+        if !self.shared.keeper.may_send(lease) {
+            return Ok(Vec::new());
+        }
+        let chosen = self.choose(channel, held).await?;
+        if chosen.is_empty() {
             return Ok(Vec::new());
         }
         let claim = async {
             let tx = self.store.begin(Lane::Engine).await?;
-            let claimed = tx.claim_alerts(channel, lease, room).await?;
+            let claimed = tx.claim_alerts(channel, lease, &chosen).await?;
             tx.commit().await?;
             Ok::<_, StoreError>(claimed)
         };
@@ -167,9 +189,32 @@ impl Sender {
         claimed
     }
 
+    async fn choose(&self, channel: Channel, held: &HashMap<Id, HeldAlert>) -> Result<Vec<AlertId>> {
+        let mut room = Room::beside(held.values().map(|alert| alert.place), &self.places);
+        let mut chosen = Vec::new();
+        for _ in 0..LOOKS {
+            if room.is_full() {
+                break;
+            }
+            let full = room.full();
+            let look = self.store.due_alerts(channel, &full, PAGE);
+            let due = self.store.in_time(STEP_LONGEST, look).await?;
+            let is_last = due.len() < PAGE;
+            for (id, place) in due {
+                if !chosen.contains(&id) && room.takes(place) {
+                    chosen.push(id);
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(chosen)
+    }
+
     /// Sends one and records how that went: in its turn, or aside where its place is suspect.
     async fn process(self: Arc<Self>, alert: ClaimedAlert, stop: CancellationToken) {
-        let place = Place::of(&alert);
+        let place = alert.held.place;
         let turn = match self.places.is_suspect(place) {
             true => None,
             false => Some(self.turn.lock().await),
@@ -177,22 +222,46 @@ impl Sender {
         // The one before it may have met with a failure there while this one waited.
         let turn = turn.filter(|_| !self.places.is_suspect(place));
         // The lease may be late to be renewed, and its claims stand; where it is given up, this changes nothing.
-        if stop.is_cancelled() || !self.shared.keeper.may_send(alert.claim.lease) {
-            return self.record(&alert, &AlertFate::GivenBack).await;
+        if stop.is_cancelled() || !self.shared.keeper.may_send(alert.held.claim.lease) {
+            return self.record(&alert.held, &AlertFate::GivenBack).await;
         }
-        let fate = match &alert.content {
+        let (fate, turn) = match &alert.content {
             Ok((content, target)) => {
-                let answer = self.send(&alert, content, target).await;
-                self.places.note(place, answer.came());
-                self.fate(&alert, answer)
+                let (answer, turn) = self.send_in_turn(&alert.held, content, target, turn).await;
+                (self.fate(&alert.held, answer), turn)
             }
-            Err(why) => AlertFate::Failed { error: (*why).to_owned() },
+            Err(why) => (AlertFate::Failed { error: (*why).to_owned() }, turn),
         };
-        self.record(&alert, &fate).await;
+        self.record(&alert.held, &fate).await;
         drop(turn);
     }
 
-    fn fate(&self, alert: &ClaimedAlert, answer: Answer) -> AlertFate {
+    /// Sends, and keeps the turn for the record of it; where that takes long, the turn goes to the next one meanwhile.
+    async fn send_in_turn<'a>(
+        &self,
+        alert: &HeldAlert,
+        content: &Alert,
+        target: &AlertTarget,
+        turn: Option<MutexGuard<'a, ()>>,
+    ) -> (Answer, Option<MutexGuard<'a, ()>>) {
+        let sending = self.send(alert, content, target);
+        tokio::pin!(sending);
+        match tokio::time::timeout(TURN_LONGEST, &mut sending).await {
+            Ok(answer) => {
+                self.places.note(alert.place, answer.came());
+                (answer, turn)
+            }
+            Err(_) => {
+                // Before the turn ends, so that the next one to that place does not take it. It stays so, whatever the
+                // answer: it is a slow one.
+                self.places.note(alert.place, false);
+                drop(turn);
+                (sending.await, None)
+            }
+        }
+    }
+
+    fn fate(&self, alert: &HeldAlert, answer: Answer) -> AlertFate {
         let (error, retry_after) = match answer {
             Answer::Taken => return AlertFate::Sent,
             Answer::Refused { error, retry_after } => (error, retry_after),
@@ -204,7 +273,7 @@ impl Sender {
         }
     }
 
-    async fn send(&self, alert: &ClaimedAlert, content: &Alert, target: &AlertTarget) -> Answer {
+    async fn send(&self, alert: &HeldAlert, content: &Alert, target: &AlertTarget) -> Answer {
         let id = alert.id.to_string();
         match (alert.channel, target) {
             (Channel::Email, AlertTarget::Given(address)) => match &self.mailer {
@@ -237,41 +306,65 @@ impl Sender {
         Answer::of(self.dispatcher.post_json(url, headers, json.into(), TIMEOUT).await)
     }
 
-    /// Records how it went, for as long as the claim stands.
-    async fn record(&self, alert: &ClaimedAlert, fate: &AlertFate) {
+    /// Records how it went. What the database refuses for good is given back, to be sent again after a while: at least
+    /// once.
+    async fn record(&self, alert: &HeldAlert, fate: &AlertFate) {
         if let Some(result) = result_of(fate) {
             self.metrics.engine.alert(alert.channel.as_str(), result);
         }
         if let AlertFate::Failed { error } = fate {
-            let (id, channel) = (alert.id, alert.channel.as_str());
-            tracing::warn!(alert = %id, channel, error, "an alert could not be sent, and is given up");
+            self.given_up.note(alert, error);
         }
-        loop {
-            match self.store.in_time(STEP_LONGEST, self.store.finish_alert(alert, fate)).await {
-                Ok(_) => return,
-                Err(error) if error.is_transient() && self.is_held(alert.claim.lease) => {
-                    tracing::warn!(
-                        error = chain(&error),
-                        "how an alert went could not be recorded; tried again"
-                    );
-                    tokio::time::sleep(RECORD_AGAIN).await;
-                }
-                Err(error) => {
-                    tracing::error!(alert = %alert.id, error = chain(&error), "how an alert went was not recorded");
-                    return;
-                }
+        let Err(error) = self.insist(alert, fate).await else { return };
+        tracing::error!(
+            alert = %alert.id,
+            error = chain(&error),
+            "the database refused to record how an alert went; it is sent again"
+        );
+        self.release(alert).await;
+    }
+
+    async fn release(&self, alert: &HeldAlert) {
+        if let Err(error) = self.insist(alert, &AlertFate::Unrecorded { wait: REFUSED_AGAIN }).await {
+            tracing::error!(alert = %alert.id, error = chain(&error), "its claim stays until the lease ends");
+        }
+    }
+
+    /// Tries for as long as the database is out of reach and the claim stands; fails where it refuses.
+    async fn insist(&self, alert: &HeldAlert, fate: &AlertFate) -> Result<()> {
+        while let Err(error) = self.store.in_time(STEP_LONGEST, self.store.finish_alert(alert, fate)).await {
+            if !error.is_transient() {
+                return Err(error);
             }
+            tracing::warn!(error = chain(&error), "how an alert went could not be recorded");
+            if !self.is_held(alert.claim.lease) {
+                // Whoever freed the lease made it due again.
+                break;
+            }
+            tokio::time::sleep(RECORD_AGAIN).await;
         }
+        Ok(())
     }
 
     fn is_held(&self, lease: LeaseId) -> bool {
         self.shared.keeper.lease() == lease
     }
-}
 
-fn settled(ended: std::result::Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(error = %error, "the sending of an alert failed; it is sent again under another lease");
+    /// Forgets what was sent. A task that failed left its claim behind.
+    async fn settle(
+        &self,
+        held: &mut HashMap<Id, HeldAlert>,
+        ended: std::result::Result<(Id, ()), JoinError>,
+    ) {
+        let (id, failed) = match ended {
+            Ok((id, ())) => (id, None),
+            Err(error) => (error.id(), Some(error)),
+        };
+        let alert = held.remove(&id);
+        if let (Some(alert), Some(error)) = (alert, failed) {
+            tracing::error!(alert = %alert.id, error = %error, "the sending of an alert failed; it is sent again");
+            self.release(&alert).await;
+        }
     }
 }
 
@@ -280,42 +373,7 @@ fn result_of(fate: &AlertFate) -> Option<&'static str> {
         AlertFate::Sent => Some("sent"),
         AlertFate::Retry { .. } => Some("retry"),
         AlertFate::Failed { .. } => Some("failed"),
-        AlertFate::GivenBack => None,
-    }
-}
-
-/// What a place answered, without anything that it chose itself.
-enum Answer {
-    Taken,
-    Refused {
-        error: String,
-        retry_after: Option<Duration>,
-    },
-    /// Nothing: it is out of reach, or too slow.
-    None {
-        error: String,
-    },
-}
-
-impl Answer {
-    fn refused(error: impl Into<String>) -> Self {
-        Self::Refused { error: error.into(), retry_after: None }
-    }
-
-    fn of(outcome: AttemptOutcome) -> Self {
-        let error = match outcome.error {
-            None => return Self::Taken,
-            Some((class, detail)) if detail.is_empty() => class.as_str().to_owned(),
-            Some((_, detail)) => detail,
-        };
-        match outcome.status {
-            Some(_) => Self::Refused { error, retry_after: outcome.retry_after },
-            None => Self::None { error },
-        }
-    }
-
-    const fn came(&self) -> bool {
-        !matches!(self, Self::None { .. })
+        AlertFate::GivenBack | AlertFate::Unrecorded { .. } => None,
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Mail {
     pub to: Vec<String>,
     /// Headers and body, as they came.
     pub text: String,
+    /// What the sender called itself.
+    pub hello: String,
     /// `user:password` of who sent it.
     pub login: Option<String>,
     pub encrypted: bool,
@@ -152,13 +154,16 @@ impl Mailroom {
         if greets {
             say(&mut stream, "220 ready").await?;
         }
-        let (mut login, mut from, mut to) = (None, String::new(), Vec::new());
+        let (mut login, mut hello, mut from, mut to) = (None, String::new(), String::new(), Vec::new());
         loop {
             let line = hear(&mut stream).await?;
             let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
             let answer = match verb.to_ascii_uppercase().as_str() {
                 "EHLO" if may_start => "250-here\r\n250 STARTTLS",
-                "EHLO" => "250-here\r\n250 AUTH PLAIN",
+                "EHLO" => {
+                    rest.clone_into(&mut hello);
+                    "250-here\r\n250 AUTH PLAIN"
+                }
                 "STARTTLS" if may_start => {
                     say(&mut stream, "220 go ahead").await?;
                     return Some(stream.into_inner());
@@ -185,9 +190,9 @@ impl Mailroom {
                 "DATA" => {
                     say(&mut stream, "354 go on").await?;
                     let text = data(&mut stream).await?;
-                    let mail =
-                        Mail { from: from.clone(), to: to.clone(), text, login: login.clone(), encrypted };
-                    self.keep(mail);
+                    let (from, to) = (from.clone(), to.clone());
+                    let (hello, login) = (hello.clone(), login.clone());
+                    self.keep(Mail { from, to, text, hello, login, encrypted });
                     tokio::time::sleep(self.manner.delay).await;
                     "250 taken"
                 }

@@ -39,6 +39,18 @@ impl Session {
         .expect("read")
     }
 
+    /// Waits until a query of one column of whole numbers says this.
+    pub async fn until_numbers(&mut self, sql: &str, expected: &[i64]) {
+        let settling = async {
+            // Another process's rows cannot be awaited.
+            while self.numbers(sql).await != expected {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        let settled = tokio::time::timeout(super::PATIENCE, settling).await;
+        assert!(settled.is_ok(), "{sql}: not {expected:?} in time");
+    }
+
     /// A condition on the new row: this column holds these bytes, given in hexadecimal.
     pub fn bytes_equal(&self, column: &str, hex: &str) -> String {
         match self {
@@ -49,10 +61,19 @@ impl Session {
 
     /// Makes the table refuse new rows that meet the condition.
     pub async fn refuse(&mut self, table: &str, condition: &str, trigger: &str) {
+        self.refuse_to("INSERT", table, condition, trigger).await;
+    }
+
+    /// The same of rows that change so that they meet it.
+    pub async fn refuse_change(&mut self, table: &str, condition: &str, trigger: &str) {
+        self.refuse_to("UPDATE", table, condition, trigger).await;
+    }
+
+    async fn refuse_to(&mut self, verb: &str, table: &str, condition: &str, trigger: &str) {
         match self {
             Self::Sqlite(_) => {
                 let sql = format!(
-                    "CREATE TRIGGER {trigger} BEFORE INSERT ON {table} WHEN {condition} \
+                    "CREATE TRIGGER {trigger} BEFORE {verb} ON {table} WHEN {condition} \
                      BEGIN SELECT RAISE(ABORT, 'refused'); END"
                 );
                 self.run(&sql).await;
@@ -64,7 +85,7 @@ impl Session {
                 );
                 self.run(&sql).await;
                 let sql = format!(
-                    "CREATE TRIGGER {trigger} BEFORE INSERT ON {table} FOR EACH ROW WHEN ({condition}) \
+                    "CREATE TRIGGER {trigger} BEFORE {verb} ON {table} FOR EACH ROW WHEN ({condition}) \
                      EXECUTE FUNCTION {trigger}()"
                 );
                 self.run(&sql).await;

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::mail::{Mail, MailServer};
 use super::receiver::Seen;
-use super::{Database, PATIENCE, Receiver, Reply, Server, World};
+use super::{Database, Receiver, Reply, Server, World};
 
 /// The event's name and the alert's id.
 pub type Told = (String, String);
@@ -70,6 +70,21 @@ pub async fn world_with_mail(database: Database, mail: &MailServer, arguments: &
     World::on(server, pb::PausedPolicy::Discard).await
 }
 
+/// Tells twice: that it is paused, and that it is active.
+pub async fn toggle(world: &World, id: &str) {
+    let pause = pb::PauseEndpointRequest { endpoint_id: id.to_owned(), ..Default::default() };
+    world.client.endpoints().pause_endpoint(pause).await.expect("paused");
+    let resume = pb::ResumeEndpointRequest { endpoint_id: id.to_owned(), ..Default::default() };
+    world.client.endpoints().resume_endpoint(resume).await.expect("resumed");
+}
+
+/// Makes an endpoint of which Slack alone is told, by this URL.
+pub async fn told_by_slack(world: &World, slack: String) -> pb::Endpoint {
+    let alerts = pb::Alerts { slack_webhook_url: slack, on: vec!["*".to_owned()], ..Default::default() };
+    let url = "https://example.com/hook".to_owned();
+    world.create(pb::Endpoint { url, alerts: Some(alerts), ..Default::default() }, &["*"]).await.0
+}
+
 /// Gives the world's project an operational webhook; returns its secret.
 pub async fn set_webhook(world: &World, url: &str, on: &[&str]) -> String {
     let webhook = pb::OperationalWebhook {
@@ -93,14 +108,8 @@ pub async fn update_project(world: &World, project: pb::Project, mask: &[&str]) 
 /// Waits until no alert waits to be sent, and says how many were made.
 pub async fn all_sent(world: &World) -> i64 {
     let mut session = world.server.sql().await;
-    let settling = async {
-        // Another process's rows cannot be awaited.
-        while session.numbers("SELECT COUNT(*) FROM alerts WHERE status = 1").await != [0] {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        session.count("alerts").await
-    };
-    tokio::time::timeout(PATIENCE, settling).await.expect("alerts are sent in time")
+    session.until_numbers("SELECT COUNT(*) FROM alerts WHERE status = 1", &[0]).await;
+    session.count("alerts").await
 }
 
 /// How often each was told.
