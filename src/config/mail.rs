@@ -1,8 +1,10 @@
 //! Alerts: the mail server, and how hard is tried.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use lettre::message::Mailbox;
 use rustls::pki_types::CertificateDer;
 use url::{Host, Url};
 
@@ -45,15 +47,31 @@ impl Options {
             (None, None) => None,
             _ => bail!("smtp-user and smtp-password go together"),
         };
+        if tls == MailTls::None && login.is_some() && !is_loopback(&host) {
+            bail!(
+                "smtp-tls none would send smtp-password to {host} for everyone between to read: \
+                 use starttls or tls, or a mail server on this machine"
+            );
+        }
+        let from: Mailbox = from.parse().with_context(|| format!("smtp-from: {from:?} is not a mailbox"))?;
+        if !from.email.to_string().is_ascii() {
+            bail!(
+                "smtp-from: the address must be of ASCII letters, its domain as xn--…; its name may have any"
+            );
+        }
         Ok(Some(MailSettings {
             host,
             port: port.unwrap_or(tls.port()),
             tls,
             login,
-            from: from.parse().with_context(|| format!("smtp-from: {from:?} is not a mailbox"))?,
+            from,
             roots: roots.to_vec(),
         }))
     }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// Host and port; nothing else may be there.
@@ -92,7 +110,7 @@ mod tests {
 
     #[test]
     fn settings_that_make_no_sense_alone_are_refused() {
-        let with = |change: fn(&mut Options)| {
+        let with = |change: &dyn Fn(&mut Options)| {
             let mut options = Options {
                 smtp_server: Some("mail.example.com".to_owned()),
                 smtp_from: Some("Hawser <hawser@example.com>".to_owned()),
@@ -101,20 +119,39 @@ mod tests {
             change(&mut options);
             options.alerts(&[])
         };
-        let mail = with(|_| {}).expect("good").mail.expect("mail");
+        let mail = with(&|_| {}).expect("good").mail.expect("mail");
         assert_eq!((mail.port, mail.tls, mail.login), (587, MailTls::Starttls, None));
         assert_eq!(
-            with(|options| options.smtp_tls = Some(SmtpTls::Tls)).expect("good").mail.expect("mail").port,
+            with(&|options| options.smtp_tls = Some(SmtpTls::Tls)).expect("good").mail.expect("mail").port,
             465
         );
-        for change in [
-            (|options| options.smtp_server = None) as fn(&mut Options),
-            |options| options.smtp_from = None,
-            |options| options.smtp_from = Some("nobody".to_owned()),
-            |options| options.smtp_user = Some("me".to_owned()),
-            |options| options.smtp_password = Some("canary".to_owned()),
-            |options| options.alert_attempts = Some(0),
+        let login = |options: &mut Options, server: &str, tls| {
+            options.smtp_server = Some(server.to_owned());
+            options.smtp_tls = Some(tls);
+            (options.smtp_user, options.smtp_password) = (Some("me".to_owned()), Some("canary".to_owned()));
+        };
+        let login = &login;
+        for (server, tls) in [
+            ("mail.example.com", SmtpTls::Starttls),
+            ("mail.example.com", SmtpTls::Tls),
+            ("localhost", SmtpTls::None),
+            ("127.0.0.1:2525", SmtpTls::None),
+            ("[::1]", SmtpTls::None),
         ] {
+            assert!(with(&|options| login(options, server, tls)).is_ok(), "{server}");
+        }
+        let changes: [&dyn Fn(&mut Options); 9] = [
+            &|options| options.smtp_server = None,
+            &|options| options.smtp_from = None,
+            &|options| options.smtp_from = Some("nobody".to_owned()),
+            &|options| options.smtp_from = Some("hawser@bücher.example".to_owned()),
+            &|options| options.smtp_user = Some("me".to_owned()),
+            &|options| options.smtp_password = Some("canary".to_owned()),
+            &|options| login(options, "mail.example.com", SmtpTls::None),
+            &|options| login(options, "10.0.0.1", SmtpTls::None),
+            &|options| options.alert_attempts = Some(0),
+        ];
+        for change in changes {
             let error = format!("{:#}", with(change).expect_err("refused"));
             assert!(!error.contains("canary"), "{error}");
         }

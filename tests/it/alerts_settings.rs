@@ -141,6 +141,8 @@ async fn what_cannot_be_is_refused_by_its_field(database: Database) {
         (vec!["nobody"], "endpoint.alerts.emails[0]"),
         (vec!["a@example.com", "b@example.com\r\nBcc: c@example.com"], "endpoint.alerts.emails[1]"),
         (vec!["a@example.com", "A@Example.com"], "endpoint.alerts.emails[1]"),
+        (vec!["a@example.com", "ä@example.com"], "endpoint.alerts.emails[1]"),
+        (vec!["a@bücher.example", "a@xn--bcher-kva.example"], "endpoint.alerts.emails[1]"),
     ] {
         let emails = emails.into_iter().map(str::to_owned).collect();
         let endpoint = pb::Endpoint {
