@@ -51,8 +51,19 @@ impl Tx {
         if self.db().execute_raw(statement).await?.rows_affected() == 0 {
             return Ok(());
         }
-        let Some(endpoint) = self.endpoint(project, id).await? else { return Ok(()) };
-        let Some(own) = &endpoint.settings.client_certificate else { return Ok(()) };
+        let endpoint = match self.endpoint(project, id).await {
+            // Noted all the same: or it would be looked at for ever, before those that end later.
+            Err(error) if error.is_unreadable() => {
+                tracing::error!(endpoint = %id, error = %error, "the end of its certificate is not told");
+                return Ok(());
+            }
+            endpoint => endpoint?,
+        };
+        let Some(endpoint) = endpoint else { return Ok(()) };
+        let Some(own) = &endpoint.settings.client_certificate else {
+            tracing::error!(endpoint = %id, "its certificate cannot be read: that it ends soon is not told");
+            return Ok(());
+        };
         let detail = AlertDetail::Certificate { subject: own.subject.clone(), ends_at: own.ends_at };
         self.raise(AlertEvent::CertificateExpiring, &endpoint, detail).await
     }

@@ -15,7 +15,7 @@ use super::outcomes::{FinishedAttempt, Next};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use super::warnings::Warning;
-use crate::domain::alert::AlertDetail;
+use crate::domain::alert::{AlertDetail, AlertEvent};
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::change::EndpointChangeKind;
 use crate::domain::clock::Timestamp;
@@ -206,11 +206,12 @@ impl Tx {
         Ok(bumped)
     }
 
-    /// Counts the batch's successes and failures, moves breakers, and switches off what failed too often. A
-    /// healthy endpoint costs a look and no write.
+    /// Counts the batch's successes and failures, moves breakers, switches off what failed too often, and tells of all
+    /// that. A healthy endpoint costs a look and no write.
     pub(super) async fn judge_endpoints(
         &mut self,
         streaks: &Streaks,
+        exhausted: Vec<Warning>,
         bumped: &mut BTreeMap<ProjectId, i64>,
         rules: &FailureRules,
     ) -> Result<Aftermath> {
@@ -225,6 +226,8 @@ impl Tx {
             self.count_anew(&mut failed).await?;
         }
         self.move_breakers(streaks, &failed, rules, &mut aftermath).await?;
+        // With all else that locks rows of health, before any endpoint is changed.
+        let exhausted = self.note_exhausted(exhausted).await?;
         let failed: HashMap<EndpointId, After> =
             failed.into_iter().map(|after| (after.endpoint, after)).collect();
         let mut failing = Vec::new();
@@ -250,6 +253,7 @@ impl Tx {
         }
         self.tell_recovered(answering).await?;
         self.tell_failing(failing).await?;
+        self.tell_each(AlertEvent::DeliveryExhausted, exhausted).await?;
         Ok(aftermath)
     }
 
@@ -260,9 +264,11 @@ impl Tx {
         for (endpoint, _) in streaks.0.iter().filter(|(_, streak)| streak.any_success) {
             healed.push([endpoint.uuid().into()]);
         }
+        // After a pause it has no failures, and its recovery may be untold all the same.
         let sql = "UPDATE endpoint_health SET consecutive_failures = 0, failing_since = NULL, counted = 0, \
-                   counted_since = NULL FROM v WHERE endpoint_id = v.id AND consecutive_failures > 0 \
-                   RETURNING endpoint_id, breaker_opens, project_id, recovery_untold";
+                   counted_since = NULL FROM v WHERE endpoint_id = v.id \
+                   AND (consecutive_failures > 0 OR recovery_untold > 0) RETURNING \
+                   endpoint_id, breaker_opens, project_id, recovery_untold";
         let (mut closed, mut answering) = (Vec::new(), Vec::new());
         for row in healed.query(self.db(), sql).await? {
             let endpoint = EndpointId::from_uuid(row.try_get_by_index(0)?);
@@ -418,11 +424,12 @@ impl Tx {
         Ok(())
     }
 
-    /// Zeroes the counts of failures in a row and closes the breaker.
+    /// Zeroes the counts of failures in a row and closes the breaker. What was told stays told: an endpoint that was warned
+    /// of has yet to recover.
     pub async fn reset_health(&self, endpoint: EndpointId) -> Result<()> {
         let sql = "UPDATE endpoint_health SET consecutive_failures = 0, failing_since = NULL, counted = 0, \
-                   counted_since = NULL, breaker_opens = 0, breaker_until = NULL, breaker_probe = NULL, \
-                   failing_told_at = NULL, recovery_untold = 0 WHERE endpoint_id = $1";
+                   counted_since = NULL, breaker_opens = 0, breaker_until = NULL, breaker_probe = NULL \
+                   WHERE endpoint_id = $1";
         let values = [endpoint.uuid().into()];
         self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
         Ok(())

@@ -10,6 +10,7 @@ use super::health::{Aftermath, FailureRules, Streaks};
 use super::notify::Bells;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
+use super::warnings::exhausted;
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Claim, DeliveryStatus, Probe};
@@ -187,12 +188,13 @@ impl Tx {
         let mut moved = fates;
         moved.retain(|fate| held.contains(&fate.one.attempt.delivery));
         let counted = moved.iter().filter(|fate| fate.next != Next::Discarded).map(|fate| fate.one);
+        let last = moved.iter().filter(|fate| fate.next == Next::Failed && fate.one.is_exhausted());
+        let exhausted = last.map(|fate| exhausted(fate.one)).collect();
         let earlier = self.take_changes();
-        let mut aftermath = self.judge_endpoints(&Streaks::of(counted), &mut bumped, rules).await?;
+        let mut aftermath =
+            self.judge_endpoints(&Streaks::of(counted), exhausted, &mut bumped, rules).await?;
         self.end_probes(moved.iter().map(|fate| fate.one), &bumped, &mut aftermath).await?;
         self.hold_back(&mut moved, &aftermath).await?;
-        let exhausted = moved.iter().filter(|fate| fate.next == Next::Failed).map(|fate| fate.one);
-        self.tell_exhausted(exhausted.filter(|one| one.is_exhausted())).await?;
         aftermath.ended =
             moved.iter().map(|fate| fate.next.status()).filter(|status| status.is_final()).collect();
         self.move_deliveries(&moved);

@@ -14,6 +14,8 @@ use crate::support::{Database, Receiver, Reply, World, on_both};
 on_both!(
     each_transition_is_told_once_by_each_channel,
     failing_is_warned_of_half_way_and_its_end_told,
+    a_warned_endpoint_that_was_paused_has_yet_to_recover,
+    what_nobody_heard_is_told_when_someone_listens,
     deliveries_that_use_up_their_attempts_are_told_once_an_hour,
     the_project_speaks_for_endpoints_that_do_not,
     a_healthy_endpoint_makes_no_alert,
@@ -143,6 +145,77 @@ async fn failing_is_warned_of_half_way_and_its_end_told(database: Database) {
     assert_eq!(json["data"]["failing"]["failures"], 3);
     assert_eq!(json["data"]["failing"]["last_error"], "answered 500");
     assert_eq!(json["data"]["endpoint"]["status"], "ACTIVE");
+}
+
+/// An endpoint that is half way to being switched off after four failures, each of which is retried much later.
+fn fragile(receiver: &Receiver) -> pb::Endpoint {
+    pb::Endpoint {
+        url: receiver.url("/hook"),
+        retry_policy: Some(linear(3_600_000, 50)),
+        disable_policy: Some(disable(8, 0)),
+        ..Default::default()
+    }
+}
+
+async fn fail(world: &World, endpoint: &pb::Endpoint, times: usize) {
+    let mut watch = world.watch().await;
+    for _ in 0..times {
+        let event = world.publish_to(endpoint, b"{}").await.event_id;
+        until(&mut watch, &event, pb::DeliveryStatus::Retry).await;
+    }
+}
+
+async fn a_warned_endpoint_that_was_paused_has_yet_to_recover(database: Database) {
+    let channels = Channels::open(Duration::ZERO).await;
+    let (world, _) = channels.world(database, &NO_BREAKER).await;
+    let receiver = Receiver::scripted(|_, before| Reply::status(if before < 9 { 500 } else { 200 })).await;
+    let (endpoint, _) = world.create(fragile(&receiver), &["*"]).await;
+    fail(&world, &endpoint, 5).await;
+    // Pauses do not end what was told, nor do failures after them.
+    pause(&world, &endpoint.id).await;
+    resume(&world, &endpoint.id).await;
+    fail(&world, &endpoint, 4).await;
+    pause(&world, &endpoint.id).await;
+    resume(&world, &endpoint.id).await;
+    let event = world.publish_to(&endpoint, b"{}").await.event_id;
+    world.settled_deliveries_of(&event).await;
+    assert_eq!(all_sent(&world).await, 7);
+    let told = counts_of(&channels);
+    assert_eq!((told["delivery.failing"], told["delivery.recovered"]), (1, 1), "{told:?}");
+    let event = world.publish_to(&endpoint, b"{}").await.event_id;
+    world.settled_deliveries_of(&event).await;
+    assert_eq!(all_sent(&world).await, 7, "it recovers once");
+}
+
+/// What came to the operational webhook.
+fn counts_of(channels: &Channels) -> BTreeMap<String, usize> {
+    let told = &channels.told()[3];
+    counts(told).into_iter().map(|(event, count)| (event.to_owned(), count)).collect()
+}
+
+async fn what_nobody_heard_is_told_when_someone_listens(database: Database) {
+    let channels = Channels::open(Duration::ZERO).await;
+    let world = world_with_mail(database, &channels.mail, &NO_BREAKER).await;
+    set_webhook(&world, &channels.operational.url("/operational"), &["endpoint.created"]).await;
+    let receiver = Receiver::scripted(|_, _| Reply::status(500)).await;
+    let exhausting = pb::Endpoint { retry_policy: Some(linear(1, 1)), ..fragile(&receiver) };
+    let (endpoint, _) = world.create(fragile(&receiver), &["*"]).await;
+    let (exhausting, _) = world.create(exhausting, &["*"]).await;
+    let exhaust = async || {
+        let event = world.publish_to(&exhausting, b"{}").await.event_id;
+        world.settled_deliveries_of(&event).await;
+    };
+    fail(&world, &endpoint, 4).await;
+    exhaust().await;
+    assert_eq!(all_sent(&world).await, 2, "that they were created");
+    set_webhook(&world, &channels.operational.url("/operational"), &["delivery.*"]).await;
+    for _ in 0..2 {
+        fail(&world, &endpoint, 1).await;
+        exhaust().await;
+    }
+    assert_eq!(all_sent(&world).await, 4);
+    let told = counts_of(&channels);
+    assert_eq!((told["delivery.failing"], told["delivery.exhausted"]), (1, 1), "{told:?}");
 }
 
 async fn deliveries_that_use_up_their_attempts_are_told_once_an_hour(database: Database) {
