@@ -4,6 +4,9 @@ use std::time::Duration;
 
 /// Attempts of the last five minutes count.
 pub const WINDOW: Duration = Duration::from_secs(300);
+/// A verdict stands for so long without being come to again, unless endpoints answer: those that still have work may be
+/// too few to judge by, while others have given up.
+const OUTLIVES: Duration = Duration::from_secs(3600);
 const ENDPOINTS_MIN: u64 = 10;
 const HOSTS_MIN: usize = 3;
 
@@ -24,14 +27,16 @@ impl Sight {
         self.attempted >= ENDPOINTS_MIN && self.most_are_unanswered()
     }
 
-    /// Whether the fault is ours, given whether it was before. It is over once half of them answer, however few they
-    /// are; that nothing was attempted shows nothing.
-    pub fn is_failing(&self, before: bool) -> bool {
-        if before {
-            self.attempted == 0 || self.most_are_unanswered()
-        } else {
-            self.is_suspicious() && self.hosts >= HOSTS_MIN
-        }
+    /// Whether they show by themselves that the fault is ours.
+    pub fn shows_it(&self) -> bool {
+        self.is_suspicious() && self.hosts >= HOSTS_MIN
+    }
+
+    /// Whether the fault is ours, given how long ago they showed it, if they did. It is over once half of them answer,
+    /// however few they are; that nothing was attempted shows nothing, for an hour.
+    pub fn is_failing(&self, shown: Option<Duration>) -> bool {
+        let stands = shown.is_some_and(|ago| ago < OUTLIVES);
+        self.shows_it() || (stands && (self.attempted == 0 || self.most_are_unanswered()))
     }
 
     fn most_are_unanswered(&self) -> bool {
@@ -52,18 +57,20 @@ mod tests {
             [(10, 3, 6, true), (10, 3, 5, false), (9, 3, 9, false), (10, 2, 10, false), (100, 50, 51, true)]
         {
             let sight = Sight { attempted, unanswered, hosts };
-            assert_eq!(sight.is_failing(false), failing, "{sight:?}");
+            assert_eq!(sight.is_failing(None), failing, "{sight:?}");
         }
     }
 
     #[test]
     fn it_ends_by_answers_and_not_by_silence() {
         let sight = |attempted, unanswered| Sight { attempted, unanswered, hosts: 1 };
-        assert!(sight(0, 0).is_failing(true) && !sight(0, 0).is_failing(false));
-        assert!(sight(1, 1).is_failing(true), "few of them still fail");
-        assert!(sight(12, 7).is_failing(true));
-        assert!(!sight(12, 6).is_failing(true));
-        assert!(!sight(1, 0).is_failing(true));
+        let lately = Some(Duration::from_secs(60));
+        assert!(sight(0, 0).is_failing(lately) && !sight(0, 0).is_failing(None));
+        assert!(sight(1, 1).is_failing(lately), "few of them still fail");
+        assert!(sight(12, 7).is_failing(lately));
+        assert!(!sight(12, 6).is_failing(lately));
+        assert!(!sight(1, 0).is_failing(lately));
+        assert!(!sight(1, 1).is_failing(Some(OUTLIVES)), "its own fault, most likely");
     }
 
     /// An endpoint in a model of an outage, in seconds.
@@ -121,6 +128,7 @@ mod tests {
             let mut endpoints: Vec<Modelled> = starts.iter().map(begin).collect();
             let ends = 3600 * hours;
             let (mut failing, mut began_at, mut over_at) = (false, None, None);
+            let mut shown_at = 0;
             // A round every five seconds. Each endpoint has work waiting all the time, from its start on.
             for now in (0..ends + 1500).step_by(5) {
                 let mut there = Vec::new();
@@ -132,7 +140,11 @@ mod tests {
                     there.push(*endpoint);
                 }
                 let before = failing;
-                failing = sight(&there, now).is_failing(before);
+                let sight = sight(&there, now);
+                failing = sight.is_failing(before.then(|| Duration::from_secs(now - shown_at)));
+                if sight.shows_it() {
+                    shown_at = now;
+                }
                 match (before, failing) {
                     (false, true) => prop_assert!(began_at.replace(now).is_none(), "it began twice"),
                     (true, false) => prop_assert!(over_at.replace(now).is_none(), "it ended twice"),

@@ -22,13 +22,15 @@ const LOOK_LONGEST: Duration = Duration::from_secs(10);
 
 /// The verdict, as of the last round.
 pub struct Guard {
+    /// Attempts of this time are looked at.
     pub window: Duration,
     failing: AtomicBool,
 }
 
 impl Guard {
     pub fn new(window: Duration) -> Self {
-        Self { window, failing: AtomicBool::new(false) }
+        // Two rounds more, so that a late one misses nothing of a short window.
+        Self { window: window + 2 * ROUND, failing: AtomicBool::new(false) }
     }
 
     /// Whether most endpoints fail without an answer.
@@ -58,9 +60,18 @@ pub async fn run(store: Store, shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 async fn judge(store: &Store, window: Duration) -> Result<bool> {
-    let (before, sight) = store.egress(window).await?;
-    let failing = sight.is_failing(before);
-    if failing != before && store.note_egress(failing).await? {
+    let (shown, sight) = store.egress(window).await?;
+    let failing = sight.is_failing(shown);
+    let is_news = match (shown, failing) {
+        (None, true) => store.begin_egress_failure().await?,
+        (Some(_), false) => store.end_egress_failure().await?,
+        (Some(ago), true) if sight.shows_it() => {
+            store.confirm_egress_failure(ago).await?;
+            false
+        }
+        _ => false,
+    };
+    if is_news {
         tell(failing, sight);
     }
     Ok(failing)

@@ -14,69 +14,91 @@ use crate::domain::attempt::ErrorClass;
 use crate::domain::clock::Timestamp;
 use crate::domain::egress::Sight;
 
-/// The fact in `store_meta` that holds since when the fault is ours; absent while it is not.
+/// The fact in `store_meta` that holds when attempts last showed that the fault is ours; absent while it is not.
 const FAILING: &str = "egress_failing";
 /// Hosts and ports looked at, to know whether enough of them differ.
 const PLACES_MAX: u32 = 1000;
 
-/// The endpoints attempted since a time, and those to which sending rests or did so until then.
-const LATELY: &str = "WITH lately AS ( \
-                        SELECT endpoint_id FROM rollups WHERE bucket_at >= $1 AND last_at >= $2 \
-                        UNION SELECT endpoint_id FROM endpoint_health \
-                        WHERE breaker_opens > 0 AND breaker_until >= $2 \
+/// The endpoints attempted since a time, and those to which sending rests or did so until then: so many of them as show
+/// what holds for most, however many there are.
+const LATELY: &str = "WITH lately AS MATERIALIZED ( \
+                        SELECT endpoint_id FROM ( \
+                          SELECT endpoint_id FROM rollups WHERE bucket_at >= $1 AND last_at >= $2 \
+                          UNION SELECT endpoint_id FROM endpoint_health \
+                          WHERE breaker_opens > 0 AND breaker_until >= $2 \
+                        ) AS all_of_them LIMIT 5000 \
                       )";
+/// The time is written again when it is this old.
+const SHOWN_AGAIN: Duration = Duration::from_secs(60);
 
 impl Store {
-    /// Whether the fault was ours as of the last verdict, and what attempts show now.
-    pub async fn egress(&self, window: Duration) -> Result<(bool, Sight)> {
+    /// How long ago attempts showed that the fault is ours, if it was as of the last verdict, and what they show now.
+    pub async fn egress(&self, window: Duration) -> Result<(Option<Duration>, Sight)> {
         look(self.reader(), window).await
     }
 
-    /// Takes over a verdict. Says whether it is news: of several nodes that come to it, one is first.
-    pub async fn note_egress(&self, failing: bool) -> Result<bool> {
+    /// The fault is ours. Says whether that is news: of several nodes that come to it, one is first.
+    pub async fn begin_egress_failure(&self) -> Result<bool> {
+        let sql = "INSERT INTO store_meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+        self.change_fact(sql, [FAILING.into(), now_value()]).await
+    }
+
+    /// Attempts still show it, as they last did so long `ago`.
+    pub async fn confirm_egress_failure(&self, ago: Duration) -> Result<()> {
+        if ago >= SHOWN_AGAIN {
+            let sql = "UPDATE store_meta SET value = $2 WHERE name = $1";
+            self.change_fact(sql, [FAILING.into(), now_value()]).await?;
+        }
+        Ok(())
+    }
+
+    /// It is over. Says whether that is news.
+    pub async fn end_egress_failure(&self) -> Result<bool> {
+        self.change_fact("DELETE FROM store_meta WHERE name = $1", [FAILING.into()]).await
+    }
+
+    async fn change_fact<const N: usize>(&self, sql: &str, values: [Value; N]) -> Result<bool> {
         let tx = self.begin(Lane::Engine).await?;
-        let changed = if failing {
-            let sql = "INSERT INTO store_meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
-            let since = Timestamp::now().as_millis().to_string().into_bytes();
-            tx.run(sql, [FAILING.into(), since.into()]).await?
-        } else {
-            tx.run("DELETE FROM store_meta WHERE name = $1", [FAILING.into()]).await?
-        };
+        let changed = tx.run(sql, values).await?;
         tx.commit().await?;
         Ok(changed > 0)
     }
 }
 
+fn now_value() -> Value {
+    Timestamp::now().as_millis().to_string().into_bytes().into()
+}
+
 impl Tx {
     /// Whether the fault is ours, as of the attempts written before this transaction.
     pub(super) async fn egress_is_failing(&self, window: Duration) -> Result<bool> {
-        let (before, sight) = look(self.db(), window).await?;
-        Ok(sight.is_failing(before))
+        let (shown, sight) = look(self.db(), window).await?;
+        Ok(sight.is_failing(shown))
     }
 }
 
-async fn look(db: &impl ConnectionTrait, window: Duration) -> Result<(bool, Sight)> {
+async fn look(db: &impl ConnectionTrait, window: Duration) -> Result<(Option<Duration>, Sight)> {
     let backend = db.get_database_backend();
-    let since = Timestamp::now().minus(window).as_millis();
+    let now = Timestamp::now();
+    let since = now.minus(window).as_millis();
     let values = || [Value::from(since.div_euclid(ROLLUP_MS) * ROLLUP_MS), Value::from(since)];
-    // What was cancelled shows nothing. One step of the roll-ups' key for each endpoint.
+    // What was cancelled shows nothing. One step of the roll-ups' key for each endpoint, once.
     let sql = format!(
-        "{LATELY} SELECT COUNT(unanswered), COUNT(CASE unanswered WHEN 1 THEN 1 END), \
-         (SELECT COUNT(*) FROM store_meta WHERE name = '{FAILING}') FROM ( \
+        "{LATELY}, shown AS MATERIALIZED ( \
            SELECT (SELECT CASE WHEN r.last_error = {cancelled} THEN NULL \
            WHEN r.last_error IS NOT NULL AND r.last_status IS NULL THEN 1 ELSE 0 END \
            FROM rollups r WHERE r.endpoint_id = lately.endpoint_id ORDER BY r.bucket_at DESC LIMIT 1) \
            AS unanswered FROM lately \
-         ) AS shown",
+         ) SELECT COUNT(unanswered), COUNT(CASE unanswered WHEN 1 THEN 1 END), \
+         (SELECT value FROM store_meta WHERE name = '{FAILING}') FROM shown",
         cancelled = ErrorClass::Cancelled.code(),
     );
     let row = db.query_one_raw(Statement::from_sql_and_values(backend, sql, values())).await?;
     let row = row.ok_or_else(|| StoreError::Corrupt("a count gave no row".to_owned()))?;
     let count = |at| Ok::<_, StoreError>(u64::try_from(row.try_get_by_index::<i64>(at)?).unwrap_or_default());
     let mut sight = Sight { attempted: count(0)?, unanswered: count(1)?, hosts: 0 };
-    let before = count(2)? > 0;
-    // Hosts only decide when it begins.
-    if !before && sight.is_suspicious() {
+    let shown = row.try_get_by_index::<Option<Vec<u8>>>(2)?.map(|value| ago(&value, now)).transpose()?;
+    if sight.is_suspicious() {
         let sql = format!(
             "{LATELY} SELECT DISTINCT {} FROM lately JOIN endpoints ON endpoints.id = lately.endpoint_id \
              LIMIT {PLACES_MAX}",
@@ -86,7 +108,14 @@ async fn look(db: &impl ConnectionTrait, window: Duration) -> Result<(bool, Sigh
         let places = rows.iter().map(|row| row.try_get_by_index(0)).collect::<Result<Vec<String>, _>>()?;
         sight.hosts = places.iter().map(|place| host(place)).collect::<HashSet<_>>().len();
     }
-    Ok((before, sight))
+    Ok((shown, sight))
+}
+
+/// How long before now the stored time was; none where another node's clock is ahead.
+fn ago(value: &[u8], now: Timestamp) -> Result<Duration> {
+    let millis = str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok());
+    let millis = millis.ok_or_else(|| StoreError::Corrupt(format!("{FAILING} in store_meta")))?;
+    Ok(Duration::from_millis(u64::try_from(now.as_millis() - millis).unwrap_or_default()))
 }
 
 /// Host and port of an endpoint's URL.

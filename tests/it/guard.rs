@@ -8,7 +8,7 @@ use hawser_client::pb::watch_response::Change;
 
 use crate::support::failing::{disable, get, linear, millis, refusing, until_endpoint, world_with};
 use crate::support::world::next;
-use crate::support::{Database, PATIENCE, Receiver, Server, World, on_both};
+use crate::support::{Database, PATIENCE, Receiver, Server, World, on_both, pass_time};
 
 on_both!(an_outage_of_ours_switches_nobody_off, an_outage_of_ours_is_one_however_long_sending_rests);
 
@@ -45,7 +45,7 @@ async fn until_told(servers: &[&Server], times: usize) {
     let waiting = async {
         while told(servers) < times {
             // A log cannot be awaited.
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            pass_time(std::time::Duration::from_millis(20)).await;
         }
     };
     tokio::time::timeout(PATIENCE, waiting).await.expect("it is told in time");

@@ -71,7 +71,7 @@ async fn a_killed_nodes_claims_are_taken_over() {
                 events.is_subset(&ids)
             })
             .await;
-        assert!(died.elapsed() <= LEASE + TAKE_OVER, "the last came {:?} after the kill", died.elapsed());
+        assert!(died.elapsed() < LEASE, "the last came {:?} after the kill", died.elapsed());
         let mut times = HashMap::<String, usize>::new();
         for one in &seen {
             *times.entry(one.event()).or_default() += 1;
@@ -110,13 +110,14 @@ async fn a_node_that_slept_through_its_lease_overwrites_nothing() {
             endpoints.push(world.endpoint(&receiver.url(&format!("/{number}")), "").await.0);
         }
         let mut events = HashSet::new();
+        // The everyday run shares its machine with other tests.
+        let spare = tier(2, 1) as u32;
         for _ in 0..tier(2, 10) {
             let first = receiver.seen().len();
             events.extend(publish_many(&there, &endpoints, 150).await);
             receiver.wait_for_count(first + 30).await;
             sleeper.signal("STOP").await;
             let asleep = Instant::now();
-            pass_time(2 * SHORT).await;
             receiver
                 .wait_for("the others take over", |seen| {
                     let ids: HashSet<_> = seen.iter().map(|one| one.event()).collect();
@@ -125,7 +126,8 @@ async fn a_node_that_slept_through_its_lease_overwrites_nothing() {
                 .await;
             // Its session stands, so that only the lease's end frees its claims.
             let took = asleep.elapsed();
-            assert!(took <= SHORT + TAKE_OVER, "the last came {took:?} after it was stopped");
+            assert!(took <= SHORT + TAKE_OVER * spare, "the last came {took:?} after it was stopped");
+            pass_time((2 * SHORT).saturating_sub(took)).await;
             world.server.database().until("the others end it", OPEN, 0).await;
             let before = deliveries(&mut session).await;
             sleeper.signal("CONT").await;

@@ -8,9 +8,10 @@ use hawser_client::pb::publish_event_request::Target;
 use hawser_client::{Client, pb};
 
 use crate::support::failing::{NO_BREAKER, get, next_attempt, world_with};
+use crate::support::server::is_optimised;
 use crate::support::web;
 use crate::support::world::{publish, until};
-use crate::support::{Database, Receiver, Reply, Server, World, in_time, on_both};
+use crate::support::{Database, Receiver, Reply, Server, World, in_time, on_both, pass_time};
 
 on_both!(
     twenty_a_second,
@@ -121,8 +122,10 @@ async fn judge(world: &World, nodes: &[Server], rate: usize) {
     }
     println!("attempts of each node: {shares:?}");
     assert!(shares.iter().filter(|share| **share > 0.0).count() >= shares.len().min(2), "{shares:?}");
-    if rate <= 100 || !cfg!(debug_assertions) {
-        assert!(least * 100 >= rate * 10 * 95, "{least} in 10 s of {}", rate * 10);
+    // A debug build on a busy machine gets nowhere near 500/s, and may lose a little of 20/s.
+    let share = if is_optimised() { 95 } else { 80 };
+    if rate <= 100 || is_optimised() {
+        assert!(least * 100 >= rate * 10 * share, "{least} in 10 s of {}", rate * 10);
         let arrivals = arrivals.lock().expect("unpoisoned").clone();
         let arrivals: Vec<i64> = arrivals.iter().map(|at| (*at - arrivals[0]).as_millis() as i64).collect();
         at_most(&arrivals, rate + 2, 1000, "arrivals");
@@ -205,7 +208,7 @@ async fn a_slow_limits_wait_ends_with_it(database: Database) {
     let mut sql = world.server.sql().await;
     let written = async {
         while sql.count("attempts").await < 40 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            pass_time(Duration::from_millis(20)).await;
         }
     };
     tokio::time::timeout(crate::support::PATIENCE, written).await.expect("all are written");

@@ -12,10 +12,11 @@ use super::endpoints::{CreatedEndpoint, EndpointField};
 use super::pings::{BULK_PINGS, Ping, ping_failed};
 use super::secrets::NewSecret;
 use super::{Services, endpoints::PingFirst};
-use crate::domain::endpoint::EndpointSettings;
+use crate::domain::endpoint::{Endpoint, EndpointSettings};
 use crate::domain::error::{Error, ErrorKind, Result};
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::principal::{Principal, Scope};
+use crate::domain::secret::LiveSecret;
 use crate::domain::seen::{RowKey, SeenRows};
 use crate::domain::subscription::EventTypePattern;
 use crate::store::{Lane, StoreError, Tx};
@@ -151,7 +152,14 @@ impl Bulk {
         let secrets = match plan {
             Plan::Create(new) => vec![new.live_secret()],
             Plan::Change(change) if !change.after.settings.reaches_as(&change.before.settings) => {
-                self.services.store.live_secrets_of(self.project, change.after.id).await?
+                match self.secrets_for_ping(&change.after).await {
+                    Ok(secrets) => secrets,
+                    Err(error) if error.kind == ErrorKind::Unavailable => return Err(error),
+                    Err(error) => {
+                        one.plan = Err(error);
+                        return Ok(());
+                    }
+                }
             }
             Plan::Change(_) | Plan::Unchanged(_) => return Ok(()),
         };
@@ -161,6 +169,12 @@ impl Bulk {
         }
         one.ping = Some(ping);
         Ok(())
+    }
+
+    /// What it is pinged with is all there, or that row is refused.
+    async fn secrets_for_ping(&self, endpoint: &Endpoint) -> Result<Vec<LiveSecret>> {
+        endpoint.check_readable()?;
+        Ok(self.services.store.live_secrets_of(self.project, endpoint.id).await?)
     }
 
     /// Writes rows in one transaction. Where that fails by the fault of one of them, they are halved until that one

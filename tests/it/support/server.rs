@@ -208,6 +208,11 @@ impl Drop for Server {
     }
 }
 
+/// Whether the server that is tested is optimised, as a release build is.
+pub fn is_optimised() -> bool {
+    std::env::var_os("HAWSER_BIN").is_some() || !cfg!(debug_assertions)
+}
+
 /// The server to test: HAWSER_BIN, such as a release build, or the one that was built with the tests.
 fn program() -> std::path::PathBuf {
     std::env::var_os("HAWSER_BIN").map_or_else(|| env!("CARGO_BIN_EXE_hawser").into(), Into::into)
