@@ -33,6 +33,7 @@ mod pending;
 mod probes;
 mod publish_rates;
 mod routing;
+mod supervise;
 mod trim;
 mod turn;
 mod upkeep;
@@ -70,6 +71,7 @@ use keeper::Keeper;
 use lanes::{LaneRule, Lanes};
 use pacer::Pacer;
 use pending::Pending;
+use supervise::{supervise, supervise_until};
 use turn::{Inbox, Outcome};
 use versions::Versions;
 use writer::Writer;
@@ -415,39 +417,3 @@ impl Engine {
 }
 
 const FLUSH_BUDGET: Duration = Duration::from_secs(5);
-
-/// Runs a task that ends only when its work is done by shutdown; any other end is the process's.
-fn supervise(
-    tracker: &TaskTracker,
-    failed: &CancellationToken,
-    name: &'static str,
-    task: impl Future<Output = ()> + Send + 'static,
-) {
-    let failed = failed.clone();
-    let inner = tokio::spawn(task);
-    tracker.spawn(async move {
-        if let Err(error) = inner.await {
-            tracing::error!(task = name, error = %error, "a task of the engine failed");
-            failed.cancel();
-        }
-    });
-}
-
-/// The same for tasks that end only by the stop token.
-fn supervise_until(
-    tracker: &TaskTracker,
-    failed: &CancellationToken,
-    stop: &CancellationToken,
-    name: &'static str,
-    task: impl Future<Output = ()> + Send + 'static,
-) {
-    let (failed, stop) = (failed.clone(), stop.clone());
-    let inner = tokio::spawn(task);
-    tracker.spawn(async move {
-        let ended = inner.await;
-        if !stop.is_cancelled() {
-            tracing::error!(task = name, result = ?ended, "a task of the engine ended");
-            failed.cancel();
-        }
-    });
-}

@@ -48,6 +48,14 @@ impl Store {
 }
 
 impl Tx {
+    pub(super) async fn close_breaker(&self, endpoint: EndpointId) -> Result<()> {
+        let sql = "UPDATE endpoint_health SET breaker_opens = 0, breaker_until = NULL, breaker_probe = NULL \
+                   WHERE endpoint_id = $1";
+        let values = [endpoint.uuid().into()];
+        self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        Ok(())
+    }
+
     /// Wins the right to probe and claims the delivery to do it with; none where another node was faster, or
     /// there is nothing to send. Its row stays parked while it is claimed, so that it waits again if this
     /// process dies.

@@ -416,14 +416,6 @@ impl Tx {
         Ok(true)
     }
 
-    async fn close_breaker(&self, endpoint: EndpointId) -> Result<()> {
-        let sql = "UPDATE endpoint_health SET breaker_opens = 0, breaker_until = NULL, breaker_probe = NULL \
-                   WHERE endpoint_id = $1";
-        let values = [endpoint.uuid().into()];
-        self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
-        Ok(())
-    }
-
     /// Zeroes the counts of failures in a row and closes the breaker. What was told stays told: an endpoint that was warned
     /// of has yet to recover.
     pub async fn reset_health(&self, endpoint: EndpointId) -> Result<()> {
