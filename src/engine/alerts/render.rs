@@ -3,6 +3,7 @@
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 use crate::domain::alert::{Alert, AlertDetail, AlertEvent};
 use crate::domain::clock::Timestamp;
@@ -32,20 +33,23 @@ pub fn subject(alert: &Alert) -> String {
 fn story(alert: &Alert) -> String {
     let because = |reason: &str| match reason {
         "" => ".".to_owned(),
-        reason => format!(": {reason}."),
+        reason => format!(": {}.", line(reason)),
     };
     match (&alert.detail, alert.event) {
         (AlertDetail::Failing { failures, since, error }, _) => format!(
-            "{failures} attempts in a row failed since {}; the last: {error}. If this goes on, the endpoint is switched \
+            "{failures} attempts in a row failed since {}; the last: {}. If this goes on, the endpoint is switched \
              off, unless it is set not to be.",
-            spelled(*since)
+            spelled(*since),
+            line(error)
         ),
         (AlertDetail::Exhausted { delivery, event, event_type, attempts, error }, _) => format!(
             "Delivery {delivery} of {event} ({event_type}) has failed for good after {attempts} attempts; the last: \
-             {error}. Others may follow; this is told once an hour at most."
+             {}. Others may follow; this is told once an hour at most.",
+            line(error)
         ),
         (AlertDetail::Certificate { subject, ends_at }, _) => format!(
-            "Its client certificate ({subject}) ends at {}. From then on nothing is sent until it has another one.",
+            "Its client certificate ({}) ends at {}. From then on nothing is sent until it has another one.",
+            line(subject),
             spelled(*ends_at)
         ),
         (AlertDetail::None, event) => match event {
@@ -195,9 +199,14 @@ fn title(alert: &Alert) -> String {
     }
 }
 
-/// On one line.
+/// On one line, and nothing in it that is not seen or that turns the rest around.
 fn line(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
+    text.chars().map(|letter| if is_shown(letter) { letter } else { ' ' }).collect()
+}
+
+fn is_shown(letter: char) -> bool {
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
+    !matches!(letter.general_category(), Control | Format | LineSeparator | ParagraphSeparator)
 }
 
 fn cut(text: &str) -> String {
@@ -237,11 +246,11 @@ mod tests {
             project_name: "shop".to_owned(),
             endpoint: EndpointId::new(),
             uid: Some("u\n1".to_owned()),
-            name: "a <b>\r\nBcc: *c* & [d](http://e)".to_owned(),
+            name: "a <b>\u{200b}\u{2066}\r\nBcc: *c* & [d](http://e)".to_owned(),
             url: format!("https://example.com/{}?token=canary", "x".repeat(4000)),
             owner: None,
             status: EndpointStatus::Inactive,
-            status_reason: "it <failed>".to_owned(),
+            status_reason: "it <failed>\u{2028}\u{202e}\r\n".to_owned(),
             detail,
         }
     }
@@ -251,7 +260,7 @@ mod tests {
         let since = Timestamp::from_millis(1_700_000_000_000);
         let detail = |event| match event {
             AlertEvent::DeliveryFailing => {
-                AlertDetail::Failing { failures: 10, since, error: "answered 500".to_owned() }
+                AlertDetail::Failing { failures: 10, since, error: "answered\u{85}500".to_owned() }
             }
             AlertEvent::DeliveryExhausted => AlertDetail::Exhausted {
                 delivery: DeliveryId::new(),
@@ -261,7 +270,7 @@ mod tests {
                 error: "answered 500".to_owned(),
             },
             AlertEvent::CertificateExpiring => AlertDetail::Certificate {
-                subject: "CN=us".to_owned(),
+                subject: "CN=us\u{feff}\u{2029}".to_owned(),
                 ends_at: since.plus(CERTIFICATE_WARNINGS[0]),
             },
             _ => AlertDetail::None,
@@ -273,7 +282,8 @@ mod tests {
     fn what_customers_chose_is_text_of_bounded_length() {
         for alert in all() {
             let subject = subject(&alert);
-            assert!(!subject.chars().any(char::is_control), "{subject:?}");
+            assert!(subject.chars().all(is_shown), "{subject:?}");
+            assert!(story(&alert).chars().all(is_shown), "{:?}", story(&alert));
             let json: serde_json::Value = serde_json::from_str(&slack(&alert, "alr_1")).expect("JSON");
             assert!(!json["text"].as_str().expect("text").contains('<'), "{json}");
             for block in json["blocks"].as_array().expect("blocks") {
