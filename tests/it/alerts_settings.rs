@@ -14,6 +14,7 @@ use crate::support::{Database, Receiver, Reply, World, on_both};
 on_both!(
     urls_are_shown_redacted_and_kept_when_they_come_back_so,
     what_cannot_be_is_refused_by_its_field,
+    what_is_stored_is_not_checked_again,
     the_operational_secret_is_shown_once_revealed_and_rotated,
 );
 
@@ -152,6 +153,40 @@ async fn what_cannot_be_is_refused_by_its_field(database: Database) {
         };
         let request = pb::CreateEndpointRequest { endpoint: Some(endpoint), ..Default::default() };
         let refused = world.client.endpoints().create_endpoint(request).await.expect_err("refused");
+        assert_eq!(field_violations(&refused)[0].field, field, "{refused}");
+    }
+}
+
+async fn what_is_stored_is_not_checked_again(database: Database) {
+    let mail = MailServer::start().await;
+    let mut world = world_with_mail(database, &mail, &[]).await;
+    let alerts = pb::Alerts {
+        emails: vec!["ops@bücher.example".to_owned()],
+        slack_webhook_url: "http://127.0.0.1:9/slack".to_owned(),
+        on: vec!["endpoint.deleted".to_owned()],
+        ..Default::default()
+    };
+    let url = "https://example.com/hook".to_owned();
+    let (made, _) =
+        world.create(pb::Endpoint { url, alerts: Some(alerts), ..Default::default() }, &["*"]).await;
+    let stored = made.alerts.expect("some");
+    assert_eq!(stored.emails, ["ops@xn--bcher-kva.example"], "as every mail server takes it");
+    // From now on it allows no such URL, and has no mail server.
+    world.server.terminate().await;
+    world.server.set_arguments(&["--skip-ping"]);
+    world.restart().await;
+    let with =
+        |alerts: pb::Alerts| pb::Endpoint { id: made.id.clone(), alerts: Some(alerts), ..Default::default() };
+    let on = vec!["endpoint.paused".to_owned()];
+    let changed = update(&world, with(pb::Alerts { on: on.clone(), ..stored.clone() }), &["alerts"]).await;
+    assert_eq!(changed.expect("updated").alerts, Some(pb::Alerts { on, ..stored.clone() }));
+    let more = [stored.emails.clone(), vec!["b@example.com".to_owned()]].concat();
+    let slack = "http://127.0.0.1:9/other".to_owned();
+    for (alerts, field) in [
+        (pb::Alerts { emails: more, ..stored.clone() }, "endpoint.alerts.emails"),
+        (pb::Alerts { slack_webhook_url: slack, ..stored.clone() }, "endpoint.alerts.slack_webhook_url"),
+    ] {
+        let refused = update(&world, with(alerts), &["alerts"]).await.expect_err("new");
         assert_eq!(field_violations(&refused)[0].field, field, "{refused}");
     }
 }

@@ -78,6 +78,11 @@ impl Server {
         server
     }
 
+    /// Starts with these arguments from the next time on.
+    pub fn set_arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
+    }
+
     /// Starts again on the same data.
     pub async fn spawn(&mut self) {
         assert!(self.child.is_none(), "it runs already");
