@@ -47,6 +47,7 @@ pub async fn run(store: Store, shared: Arc<Shared>, stop: CancellationToken) {
             _ = round.tick() => {}
             () = stop.cancelled() => return,
         }
+        let began = tokio::time::Instant::now();
         match store.in_time(LOOK_LONGEST, judge(&store, shared.guard.window)).await {
             Ok(failing) => shared.guard.failing.store(failing, Ordering::Release),
             Err(error) => {
@@ -56,6 +57,8 @@ pub async fn run(store: Store, shared: Arc<Shared>, stop: CancellationToken) {
                 );
             }
         }
+        // Looking takes a tenth of the time at most, however many endpoints there are.
+        round.reset_after(ROUND.max(10 * began.elapsed()));
     }
 }
 

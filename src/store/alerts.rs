@@ -265,20 +265,18 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<(AlertId, AlertPlace)>> {
         let due = due_sql(self.backend(), channel);
-        let found = if except.is_empty() {
-            let sql = format!("SELECT id, place FROM alerts WHERE {due} ORDER BY due_at LIMIT {limit}");
-            self.reader().query_all_raw(Statement::from_string(self.backend(), sql)).await?
-        } else {
-            let mut rows = Rows::new([("other", Kind::BigInt)]);
-            for place in except {
-                rows.push([place.0.into()]);
-            }
-            let sql = format!(
-                "SELECT id, place FROM alerts WHERE {due} AND place NOT IN (SELECT v.other FROM v) \
-                 ORDER BY due_at LIMIT {limit}"
-            );
-            rows.query(self.reader(), &sql).await?
+        // One parameter, however many they are: several statements, each without its own ones, would give all of them.
+        let others = match self.backend() {
+            DbBackend::Postgres => "SELECT other::bigint FROM json_array_elements_text($1::json) AS v(other)",
+            _ => "SELECT value FROM json_each($1)",
         };
+        let sql = format!(
+            "SELECT id, place FROM alerts WHERE {due} AND place NOT IN ({others}) ORDER BY due_at LIMIT {limit}"
+        );
+        let places: Vec<String> = except.iter().map(|place| place.0.to_string()).collect();
+        let values = [format!("[{}]", places.join(",")).into()];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        let found = self.reader().query_all_raw(statement).await?;
         found
             .iter()
             .map(|row| {

@@ -20,7 +20,7 @@ const FAILING: &str = "egress_failing";
 const PLACES_MAX: u32 = 1000;
 
 /// The endpoints attempted since a time, and those to which sending rests or did so until then: so many of them as show
-/// what holds for most, however many there are.
+/// what holds for most. Each of these is looked at once; but the times of all are read.
 const LATELY: &str = "WITH lately AS MATERIALIZED ( \
                         SELECT endpoint_id FROM ( \
                           SELECT endpoint_id FROM rollups WHERE bucket_at >= $1 AND last_at >= $2 \

@@ -30,8 +30,9 @@ async fn kills_repeat_one_alert_at_most_each(database: Database) {
     };
     let (endpoint, _) = world.create(endpoint, &["*"]).await;
     let came = || channels.told().iter().map(Vec::len).sum::<usize>();
-    let mut repeats = Vec::new();
-    for _ in 0..KILLS {
+    let (mut repeats, mut kills) = (Vec::new(), 0);
+    // A machine so slow that a place took longer than its turn shows nothing: what goes aside may repeat.
+    while repeats.len() < KILLS && kills < 3 * KILLS {
         let before = repeats_of(&channels.told());
         let (came_before, wanted) = (came(), rand::random_range(1..=5));
         toggle(&world, &endpoint.id).await;
@@ -40,17 +41,22 @@ async fn kills_repeat_one_alert_at_most_each(database: Database) {
             pass_time(Duration::from_millis(2)).await;
         }
         world.server.kill().await;
+        kills += 1;
+        let went_aside = world.server.log().contains("alerts to it go aside");
         world.restart().await;
         all_sent(&world).await;
-        repeats.push(repeats_of(&channels.told()) - before);
+        if !went_aside {
+            repeats.push(repeats_of(&channels.told()) - before);
+        }
     }
-    assert_eq!(all_sent(&world).await, 1 + 8 * KILLS as i64);
-    println!("{KILLS} kills, repeats after each: {repeats:?}");
+    assert_eq!(all_sent(&world).await, 1 + 8 * kills as i64);
+    println!("{kills} kills, repeats after those in time: {repeats:?}");
+    assert_eq!(repeats.len(), KILLS, "kills that show something");
     assert!(repeats.iter().all(|repeats| *repeats <= 1), "{repeats:?}");
     assert!(repeats.contains(&1), "no kill met an alert that came and was not recorded");
     for (channel, told) in channels.told().iter().enumerate() {
         let ids: HashSet<&str> = told.iter().map(|(_, id)| id.as_str()).collect();
-        assert_eq!(ids.len(), 2 * KILLS + usize::from(channel == 3), "none is lost, and none has two ids");
+        assert_eq!(ids.len(), 2 * kills + usize::from(channel == 3), "none is lost, and none has two ids");
     }
 }
 

@@ -12,6 +12,7 @@ use crate::support::{Database, Receiver, Reply, on_both};
 
 on_both!(
     a_dead_place_with_a_backlog_holds_up_no_other_of_its_channel,
+    places_take_turns,
     a_slow_place_holds_up_no_other,
     a_stop_waits_for_what_is_being_sent,
     what_the_database_does_not_record_is_given_back,
@@ -37,20 +38,46 @@ async fn a_dead_place_with_a_backlog_holds_up_no_other_of_its_channel(database: 
     assert!(held[0] <= 2, "{held:?} are held for one place");
 }
 
+/// Of those that count as slow, too: two that are dead do not have all slots until their backlogs are tried.
+async fn places_take_turns(database: Database) {
+    let world = world_with(database, pb::PausedPolicy::Discard, &[]).await;
+    let dead = Receiver::scripted(|_, _| Reply::after(Duration::from_secs(3600))).await;
+    let late = Receiver::scripted(|_, before| {
+        let delay = Duration::from_millis(if before == 0 { 1500 } else { 0 });
+        Reply { status: 200, ..Reply::after(delay) }
+    })
+    .await;
+    let other = told_by_slack(&world, late.url("/late")).await;
+    assert_eq!(all_sent(&world).await, 1);
+    for path in ["/a", "/b"] {
+        let endpoint = told_by_slack(&world, dead.url(path)).await;
+        for _ in 0..5 {
+            toggle(&world, &endpoint.id).await;
+        }
+    }
+    dead.wait_for_count(4).await;
+    toggle(&world, &other.id).await;
+    late.wait_for_count(3).await;
+    let tried = dead.seen().len();
+    assert!(tried < 22, "the others were all tried before");
+}
+
 async fn a_slow_place_holds_up_no_other(database: Database) {
     let world = world_with(database, pb::PausedPolicy::Discard, &[]).await;
-    let slow = Receiver::scripted(|_, _| Reply::after(Duration::from_secs(9))).await;
-    told_by_slack(&world, slow.url("/slow")).await;
-    slow.wait_for_count(1).await;
+    // Well above a turn, and well below the time of an attempt.
+    let slow = Receiver::scripted(|_, _| Reply::after(Duration::from_secs(6))).await;
     let operational = Receiver::ok().await;
     set_webhook(&world, &operational.url("/operational"), &[]).await;
+    let mut session = world.server.sql().await;
+    told_by_slack(&world, slow.url("/slow")).await;
+    slow.wait_for_count(1).await;
     let url = "https://example.com/hook".to_owned();
     world.create(pb::Endpoint { url, ..Default::default() }, &["*"]).await;
-    operational.wait_for_count(1).await;
-    let mut session = world.server.sql().await;
+    // Of both creations; the second can only come after the slow one lost its turn, or before it had one.
+    operational.wait_for_count(2).await;
     // 1 is waiting: its answer has not come.
     assert_eq!(session.numbers("SELECT CAST(status AS BIGINT) FROM alerts WHERE channel = 2").await, [1]);
-    assert_eq!(all_sent(&world).await, 2);
+    assert_eq!(all_sent(&world).await, 3);
     assert_eq!(slow.seen().len(), 1);
 }
 

@@ -17,7 +17,7 @@ mod places;
 mod render;
 mod room;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub use mail::{MailSettings, MailTls, Mailer};
 use super::Shared;
 use super::writer::chain;
 use crate::dispatch::Dispatcher;
-use crate::domain::alert::{Alert, Channel};
+use crate::domain::alert::{Alert, AlertPlace, Channel};
 use crate::domain::clock::Timestamp;
 use crate::domain::id::{AlertId, LeaseId};
 use crate::domain::retry::{RetryPolicy, RetryStrategy};
@@ -67,9 +67,10 @@ impl SenderSettings {
 /// The slow round, which also finds what is tried again, and what other nodes left behind.
 const ROUND: Duration = Duration::from_secs(1);
 /// Alerts that are looked at in one query, and queries one after the other where places with a backlog hide the others.
-/// What they leave out must fit in one statement: 256 places.
 const PAGE: usize = 64;
-const LOOKS: usize = 3;
+const LOOKS: usize = 6;
+/// Places that had their turn in this round; more than these are not remembered.
+const SERVED_MOST: usize = 1024;
 /// How long an alert may keep others from being sent.
 const TURN_LONGEST: Duration = Duration::from_secs(1);
 /// One attempt.
@@ -131,10 +132,10 @@ impl Sender {
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sending = JoinSet::new();
-        let mut held = HashMap::new();
+        let (mut held, mut served) = (HashMap::new(), HashSet::new());
         while !stop.is_cancelled() {
             written.mark_unchanged();
-            match self.claim(channel, &held).await {
+            match self.claim(channel, &held, &mut served).await {
                 Ok(claimed) => {
                     for alert in claimed {
                         let one = alert.held;
@@ -165,12 +166,17 @@ impl Sender {
     }
 
     /// Claims alerts that are due, as far as there is room beside those that are held.
-    async fn claim(&self, channel: Channel, held: &HashMap<Id, HeldAlert>) -> Result<Vec<ClaimedAlert>> {
+    async fn claim(
+        &self,
+        channel: Channel,
+        held: &HashMap<Id, HeldAlert>,
+        served: &mut HashSet<AlertPlace>,
+    ) -> Result<Vec<ClaimedAlert>> {
         let lease = self.shared.keeper.lease();
         if !self.shared.keeper.may_send(lease) {
             return Ok(Vec::new());
         }
-        let chosen = self.choose(channel, held).await?;
+        let chosen = self.choose(channel, held, served).await?;
         if chosen.is_empty() {
             return Ok(Vec::new());
         }
@@ -189,24 +195,39 @@ impl Sender {
         claimed
     }
 
-    async fn choose(&self, channel: Channel, held: &HashMap<Id, HeldAlert>) -> Result<Vec<AlertId>> {
+    /// The oldest first, but each place in its turn: one that was taken up has to wait until no other is due.
+    async fn choose(
+        &self,
+        channel: Channel,
+        held: &HashMap<Id, HeldAlert>,
+        served: &mut HashSet<AlertPlace>,
+    ) -> Result<Vec<AlertId>> {
         let mut room = Room::beside(held.values().map(|alert| alert.place), &self.places);
         let mut chosen = Vec::new();
+        if served.len() >= SERVED_MOST {
+            served.clear();
+        }
         for _ in 0..LOOKS {
             if room.is_full() {
                 break;
             }
-            let full = room.full();
-            let look = self.store.due_alerts(channel, &full, PAGE);
+            let hides = served.iter().any(|place| room.has_slot(*place));
+            let except: Vec<AlertPlace> = room.left_out().union(served).copied().collect();
+            let look = self.store.due_alerts(channel, &except, PAGE);
             let due = self.store.in_time(STEP_LONGEST, look).await?;
             let is_last = due.len() < PAGE;
             for (id, place) in due {
                 if !chosen.contains(&id) && room.takes(place) {
                     chosen.push(id);
+                    served.insert(place);
                 }
             }
             if is_last {
-                break;
+                // The next round begins, of those for which there are slots.
+                served.retain(|place| !room.has_slot(*place));
+                if !hides {
+                    break;
+                }
             }
         }
         Ok(chosen)
@@ -248,17 +269,26 @@ impl Sender {
         tokio::pin!(sending);
         match tokio::time::timeout(TURN_LONGEST, &mut sending).await {
             Ok(answer) => {
-                self.places.note(alert.place, answer.came());
+                self.note(alert, answer.came());
                 (answer, turn)
             }
             Err(_) => {
                 // Before the turn ends, so that the next one to that place does not take it. It stays so, whatever the
                 // answer: it is a slow one.
-                self.places.note(alert.place, false);
+                self.note(alert, false);
                 drop(turn);
                 (sending.await, None)
             }
         }
+    }
+
+    /// Notes whether its place answered, and soon.
+    fn note(&self, alert: &HeldAlert, answered: bool) {
+        if !answered && !self.places.is_suspect(alert.place) {
+            let channel = alert.channel.as_str();
+            tracing::info!(channel, alert = %alert.id, "a place gave no answer in time; alerts to it go aside");
+        }
+        self.places.note(alert.place, answered);
     }
 
     fn fate(&self, alert: &HeldAlert, answer: Answer) -> AlertFate {

@@ -21,6 +21,13 @@ impl Places {
         suspects.get(&place).is_some_and(|failed| failed.elapsed() < SUSPECT_FOR)
     }
 
+    /// All that are.
+    pub fn suspects(&self) -> Vec<AlertPlace> {
+        let suspects = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = suspects.iter().filter(|(_, failed)| failed.elapsed() < SUSPECT_FOR);
+        now.map(|(place, _)| *place).collect()
+    }
+
     /// Notes whether it answered, and soon.
     pub fn note(&self, place: AlertPlace, answered: bool) {
         let mut suspects = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -62,9 +62,20 @@ impl<'a> Room<'a> {
         self.healthy == 0
     }
 
-    /// Places, met so far, of which none is taken up now.
-    pub fn full(&self) -> Vec<AlertPlace> {
-        self.full.iter().copied().collect()
+    /// Whether there are slots for such places.
+    pub fn has_slot(&self, place: AlertPlace) -> bool {
+        let left = if self.places.is_suspect(place) { self.suspect } else { self.healthy };
+        left > 0
+    }
+
+    /// Places of which none is taken up now: those met so far, and every suspect one where their slots are taken, so
+    /// that however many there are, they hide no others.
+    pub fn left_out(&self) -> HashSet<AlertPlace> {
+        let mut places = self.full.clone();
+        if self.suspect == 0 {
+            places.extend(self.places.suspects());
+        }
+        places
     }
 }
 
@@ -82,13 +93,17 @@ mod tests {
         let mut room = Room::beside(std::iter::empty(), &places);
         assert_eq!(taken(&mut room, [1, 1, 1, 1, 2, 3, 4]), [1, 1, 2, 3]);
         assert!(room.is_full());
-        assert_eq!(room.full().into_iter().collect::<HashSet<_>>(), HashSet::from([1, 4].map(AlertPlace)));
+        assert_eq!(room.left_out(), HashSet::from([1, 4].map(AlertPlace)));
 
         for dead in 10..20 {
             places.note(AlertPlace(dead), false);
         }
         let mut room = Room::beside([10, 10, 1].into_iter().map(AlertPlace), &places);
         assert_eq!(taken(&mut room, [10, 11, 12, 13, 1, 1, 2, 3]), [11, 12, 1, 2, 3]);
+        assert!(
+            (10..20).all(|dead| room.left_out().contains(&AlertPlace(dead))),
+            "those that were not met too"
+        );
         // What turned suspect while it was sent takes no slot of those that answer.
         let mut room = Room::beside((10..18).map(AlertPlace), &places);
         assert_eq!(taken(&mut room, [18, 1, 2, 3, 4, 5]), [1, 2, 3, 4]);
