@@ -11,7 +11,7 @@ use crate::support::failing::{NO_BREAKER, get, next_attempt, world_with};
 use crate::support::server::is_optimised;
 use crate::support::web;
 use crate::support::world::{publish, until};
-use crate::support::{Database, Receiver, Reply, Server, World, in_time, on_both, pass_time};
+use crate::support::{Database, Receiver, Reply, Server, World, in_time, on_both, pass_time, tier};
 
 on_both!(
     twenty_a_second,
@@ -122,8 +122,8 @@ async fn judge(world: &World, nodes: &[Server], rate: usize) {
     }
     println!("attempts of each node: {shares:?}");
     assert!(shares.iter().filter(|share| **share > 0.0).count() >= shares.len().min(2), "{shares:?}");
-    // A debug build on a busy machine gets nowhere near 500/s, and may lose a little of 20/s.
-    let share = if is_optimised() { 95 } else { 80 };
+    // 95 % is promised, and asked of a machine that does nothing else. A debug build gets nowhere near 500/s beside others.
+    let share = if is_optimised() { tier(90, 95) } else { 80 };
     if rate <= 100 || is_optimised() {
         assert!(least * 100 >= rate * 10 * share, "{least} in 10 s of {}", rate * 10);
         let arrivals = arrivals.lock().expect("unpoisoned").clone();
