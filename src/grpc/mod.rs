@@ -3,6 +3,7 @@
 mod alerts;
 mod audit;
 mod auth;
+mod browsers;
 mod bulk;
 mod bulk_stream;
 mod calls;

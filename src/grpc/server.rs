@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Method, header};
+use http::HeaderValue;
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -10,9 +10,9 @@ use tonic::codec::CompressionEncoding::Gzip;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tower::ServiceBuilder;
-use tower_http::cors::CorsLayer;
 
 use super::auth::AuthLayer;
+use super::browsers::BrowserLayer;
 use super::calls::{CallLayer, CallLimits};
 use super::health::Health;
 use super::listener::{ConnectionLimits, Listener};
@@ -36,15 +36,13 @@ pub struct GrpcSettings {
 
 /// The largest reply: a page of attempts with their bodies.
 const REPLY_MAX: usize = 32 * 1024 * 1024;
-/// How long a browser may keep the answer to its preflight.
-const PREFLIGHT_KEPT: std::time::Duration = std::time::Duration::from_secs(7200);
 
 /// A server that is ready to be run.
 pub struct GrpcServer {
     routes: Routes,
     auth: AuthLayer,
     calls: CallLayer,
-    browsers: CorsLayer,
+    browsers: BrowserLayer,
     listener: Listener,
 }
 
@@ -99,7 +97,7 @@ impl GrpcServer {
             routes,
             auth: AuthLayer::new(services, settings.reflection_open),
             calls: CallLayer::new(settings.calls, metrics.clone())?,
-            browsers: browsers(settings.web_origins),
+            browsers: BrowserLayer::new(settings.web_origins),
             listener: Listener { limits: settings.connections, tls, metrics, stop },
         })
     }
@@ -107,10 +105,7 @@ impl GrpcServer {
     /// Serves until the stop token; then ends when the last call has.
     pub async fn run(self, listener: TcpListener) {
         let service = ServiceBuilder::new()
-            // A browser's preflight has no key and is answered here.
             .layer(self.browsers)
-            // From here on a call from a browser is a call like any other, its refusals included.
-            .layer(tonic_web::GrpcWebLayer::new())
             .layer(self.calls)
             .layer(self.auth)
             .service(self.routes);
@@ -118,20 +113,6 @@ impl GrpcServer {
     }
 }
 
-/// CORS: pages of these origins may call, and may read the status that gRPC-Web puts into headers.
-fn browsers(origins: Vec<HeaderValue>) -> CorsLayer {
-    let names =
-        |names: &[&'static str]| names.iter().copied().map(HeaderName::from_static).collect::<Vec<_>>();
-    CorsLayer::new()
-        .allow_origin(origins)
-        .allow_methods([Method::POST])
-        .allow_headers([vec![header::AUTHORIZATION, header::CONTENT_TYPE], names(&REQUEST_HEADERS)].concat())
-        .expose_headers(names(&["grpc-status", "grpc-message", "grpc-status-details-bin"]))
-        .max_age(PREFLIGHT_KEPT)
-}
-
-/// What gRPC-Web clients send beside the key.
-const REQUEST_HEADERS: [&str; 4] = ["grpc-timeout", "x-grpc-web", "x-user-agent", "connect-protocol-version"];
 /// The types of error details. `google.rpc.Status` itself is in the contract, under its own file's name.
 fn error_details() -> Result<prost_types::FileDescriptorSet, prost::DecodeError> {
     let mut set = prost_types::FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET)?;

@@ -239,6 +239,8 @@ async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Res
     // at a time (and says so where it does not); others, whose questions vary, have each of them planned.
     let by_key = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin"].map(|way| (way, "off"));
     let by_key = options.clone().options(by_key);
+    // Ingest says the same few things for every turn: they are planned once, however short its lists are.
+    let planned = by_key.clone().options([("plan_cache_mode", "force_generic_plan")]);
     let options = options.options([("plan_cache_mode", "force_custom_plan")]);
     let suspicion = Suspicion::default();
     let pool = |options: &PgConnectOptions, size: u32, timeout: &'static str| {
@@ -266,7 +268,7 @@ async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Res
     let pools = Pools {
         backend: DbBackend::Postgres,
         write: connect(pool(&options, 4, "SET statement_timeout = '30s'")),
-        ingest: connect(pool(&by_key, 2, short)),
+        ingest: connect(pool(&planned, 2, short)),
         engine: connect(pool(&by_key, 6, short)),
         read: connect(pool(&options, read_connections, short)),
         suspicion: suspicion.clone(),

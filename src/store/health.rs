@@ -34,6 +34,10 @@ pub struct FailureRules {
     pub egress_window: Duration,
 }
 
+/// Of a row of `endpoint_health`: the next success is news. After a pause an endpoint has no failures, and its recovery may
+/// be untold all the same.
+pub(super) const HAS_FAILED: &str = "(consecutive_failures > 0 OR recovery_untold > 0)";
+
 /// What the engine must know after the commit.
 #[derive(Debug, Default)]
 pub struct Aftermath {
@@ -207,15 +211,16 @@ impl Tx {
     }
 
     /// Counts the batch's successes and failures, moves breakers, switches off what failed too often, and tells of all
-    /// that. A healthy endpoint costs a look and no write.
+    /// that. A success of an endpoint that is not `failing` costs nothing.
     pub(super) async fn judge_endpoints(
         &mut self,
         streaks: &Streaks,
+        failing: &HashSet<EndpointId>,
         exhausted: Vec<Warning>,
         bumped: &mut BTreeMap<ProjectId, i64>,
         rules: &FailureRules,
     ) -> Result<Aftermath> {
-        let (closed, answering) = self.heal(streaks).await?;
+        let (closed, answering) = self.heal(streaks, failing).await?;
         let mut aftermath = Aftermath { closed, ..Aftermath::default() };
         let mut failed = self.count_failures(streaks, rules).await?;
         let is_met = |after: &After| {
@@ -259,18 +264,24 @@ impl Tx {
 
     /// Starts the counts of endpoints with a success anew; returns those whose breaker that closed, and those whose
     /// recovery is to be told.
-    async fn heal(&self, streaks: &Streaks) -> Result<(Vec<EndpointId>, Vec<Warning>)> {
+    async fn heal(
+        &self,
+        streaks: &Streaks,
+        failing: &HashSet<EndpointId>,
+    ) -> Result<(Vec<EndpointId>, Vec<Warning>)> {
         let mut healed = Rows::new([("id", Kind::Uuid)]);
-        for (endpoint, _) in streaks.0.iter().filter(|(_, streak)| streak.any_success) {
-            healed.push([endpoint.uuid().into()]);
+        for (endpoint, streak) in &streaks.0 {
+            if streak.any_success && failing.contains(endpoint) {
+                healed.push([endpoint.uuid().into()]);
+            }
         }
-        // After a pause it has no failures, and its recovery may be untold all the same.
-        let sql = "UPDATE endpoint_health SET consecutive_failures = 0, failing_since = NULL, counted = 0, \
-                   counted_since = NULL FROM v WHERE endpoint_id = v.id \
-                   AND (consecutive_failures > 0 OR recovery_untold > 0) RETURNING \
-                   endpoint_id, breaker_opens, project_id, recovery_untold";
+        let sql = format!(
+            "UPDATE endpoint_health SET consecutive_failures = 0, failing_since = NULL, counted = 0, \
+             counted_since = NULL FROM v WHERE endpoint_id = v.id AND {HAS_FAILED} RETURNING \
+             endpoint_id, breaker_opens, project_id, recovery_untold"
+        );
         let (mut closed, mut answering) = (Vec::new(), Vec::new());
-        for row in healed.query(self.db(), sql).await? {
+        for row in healed.query(self.db(), &sql).await? {
             let endpoint = EndpointId::from_uuid(row.try_get_by_index(0)?);
             if row.try_get_by_index::<i16>(1)? > 0 {
                 closed.push(endpoint);

@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use sea_orm::QueryResult;
+use uuid::Uuid;
 
 use super::error::Result;
-use super::health::{Aftermath, FailureRules, Streaks};
+use super::health::{Aftermath, FailureRules, HAS_FAILED, Streaks};
 use super::notify::Bells;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
@@ -132,6 +133,14 @@ struct Fate<'a> {
     next: Next,
 }
 
+/// What became of the claimed rows.
+struct Settled {
+    /// Those that were still ours.
+    held: HashSet<DeliveryId>,
+    /// Endpoints of those that ended for which a success is news.
+    failing: HashSet<EndpointId>,
+}
+
 /// A claim given back without an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Released {
@@ -180,7 +189,7 @@ impl Tx {
                 next => Fate { one, next },
             })
             .collect();
-        let held = self.settle_queue(&fates).await?;
+        let Settled { held, failing } = self.settle_queue(&fates).await?;
         self.insert_attempts(finished);
         for one in finished {
             self.record_attempt(&one.attempt);
@@ -192,7 +201,7 @@ impl Tx {
         let exhausted = last.map(|fate| exhausted(fate.one)).collect();
         let earlier = self.take_changes();
         let mut aftermath =
-            self.judge_endpoints(&Streaks::of(counted), exhausted, &mut bumped, rules).await?;
+            self.judge_endpoints(&Streaks::of(counted), &failing, exhausted, &mut bumped, rules).await?;
         self.end_probes(moved.iter().map(|fate| fate.one), &bumped, &mut aftermath).await?;
         self.hold_back(&mut moved, &aftermath).await?;
         aftermath.ended =
@@ -209,8 +218,8 @@ impl Tx {
         Ok(aftermath)
     }
 
-    /// Ends or reschedules the claimed rows; says which were still ours.
-    async fn settle_queue(&self, fates: &[Fate<'_>]) -> Result<HashSet<DeliveryId>> {
+    /// Ends or reschedules the claimed rows.
+    async fn settle_queue(&self, fates: &[Fate<'_>]) -> Result<Settled> {
         let mut again = Rows::new([
             ("id", Kind::Uuid),
             ("token", Kind::BigInt),
@@ -247,12 +256,20 @@ impl Tx {
                    WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease \
                    RETURNING queue.id";
         let mut held = ids(&again.query(self.db(), sql).await?)?;
-        held.extend(ids(&ends.query(self.db(), DELETE_HELD).await?)?);
+        let mut failing = HashSet::new();
+        let sql = format!(
+            "{DELETE_HELD}, (SELECT h.endpoint_id FROM endpoint_health h WHERE h.endpoint_id = queue.endpoint_id \
+             AND {HAS_FAILED})"
+        );
+        for row in ends.query(self.db(), &sql).await? {
+            held.insert(DeliveryId::from_uuid(row.try_get_by_index(0)?));
+            failing.extend(row.try_get_by_index::<Option<Uuid>>(1)?.map(EndpointId::from_uuid));
+        }
         let sql = "UPDATE queue SET claimed_by = NULL, parked = v.parked, due_at = v.due_at, attempts = v.attempts \
                    FROM v WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease \
                    RETURNING queue.id";
         held.extend(ids(&retries.query(self.db(), sql).await?)?);
-        Ok(held)
+        Ok(Settled { held, failing })
     }
 
     /// What was rescheduled for an endpoint that is INACTIVE now ends, and is parked where the breaker is open.

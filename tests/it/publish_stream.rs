@@ -4,12 +4,13 @@ use std::collections::HashSet;
 
 use hawser_client::pb::publish_event_request::Target;
 use hawser_client::pb::stream_publish_events_response::Result as Told;
-use hawser_client::{error_of, pb, reason};
+use hawser_client::{Client, error_of, pb, reason};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use crate::support::failing::world_with;
+use crate::support::world::publish;
 use crate::support::{Database, PATIENCE, Receiver, World, on_both};
 
 on_both!(
@@ -32,10 +33,10 @@ fn event(number: i64, owner: &str) -> pb::StreamPublishEventsRequest {
 
 /// The client's side of a stream, and the acknowledgements.
 async fn open(
-    world: &World,
+    client: &Client,
 ) -> (mpsc::Sender<pb::StreamPublishEventsRequest>, Streaming<pb::StreamPublishEventsResponse>) {
     let (sender, receiver) = mpsc::channel(16);
-    let stream = world.client.events().stream_publish_events(ReceiverStream::new(receiver)).await;
+    let stream = client.events().stream_publish_events(ReceiverStream::new(receiver)).await;
     (sender, stream.expect("a stream").into_inner())
 }
 
@@ -53,7 +54,7 @@ async fn each_event_is_acknowledged_in_order(database: Database) {
     let world = World::new(database).await;
     let receiver = Receiver::ok().await;
     world.endpoint(&receiver.url("/hook"), "acme").await;
-    let (sender, mut acks) = open(&world).await;
+    let (sender, mut acks) = open(&world.client).await;
     // One is acknowledged while the stream goes on.
     sender.send(event(-1, "acme")).await.expect("sent");
     let (number, result) = next(&mut acks).await.expect("goes on").expect("an acknowledgement");
@@ -79,7 +80,7 @@ async fn each_event_is_acknowledged_in_order(database: Database) {
 
 async fn a_refused_event_does_not_end_the_stream(database: Database) {
     let world = World::new(database).await;
-    let (sender, mut acks) = open(&world).await;
+    let (sender, mut acks) = open(&world.client).await;
     let mut keyed = event(3, "acme");
     keyed.event.as_mut().expect("an event").idempotency_key = "key".to_owned();
     let mut other = keyed.clone();
@@ -120,7 +121,7 @@ async fn a_refused_event_does_not_end_the_stream(database: Database) {
 /// While the database takes nothing, nothing is acknowledged, and so the server must stop reading.
 async fn unacknowledged_events_are_bounded(database: Database) {
     let world = World::new(database).await;
-    let (sender, mut acks) = open(&world).await;
+    let (sender, mut acks) = open(&world.client).await;
     // Large events, so that the connection's own buffers hold few of them.
     let large = |number| {
         let mut request = event(number, "nobody");
@@ -154,7 +155,7 @@ async fn a_stopping_server_acknowledges_what_it_read(database: Database) {
     let mut world = World::new(database).await;
     let receiver = Receiver::ok().await;
     world.endpoint(&receiver.url("/hook"), "acme").await;
-    let (sender, mut acks) = open(&world).await;
+    let (sender, mut acks) = open(&world.client).await;
     let sending = tokio::spawn(async move {
         for number in 0.. {
             if sender.send(event(number, "acme")).await.is_err() {
@@ -199,7 +200,9 @@ async fn an_aged_connection_acknowledges_what_was_read(database: Database) {
     let mut stored = world.server.sql().await;
     let mut known = 0;
     loop {
-        let (sender, mut acks) = open(&world).await;
+        // Each time by a connection of its own: one that is about to close may take a call and never send it.
+        let client = world.client_of(&world.server).await;
+        let (sender, mut acks) = open(&client).await;
         let sending = tokio::spawn(async move {
             for number in 0.. {
                 if sender.send(event(number, "acme")).await.is_err() {
@@ -219,7 +222,8 @@ async fn an_aged_connection_acknowledges_what_was_read(database: Database) {
         };
         sending.await.expect("ended");
         // What is published now is written after all that was read before it.
-        world.publish(Target::OwnerId("acme".to_owned()), b"{}").await;
+        let client = world.client_of(&world.server).await;
+        publish(&client, Target::OwnerId("acme".to_owned()), b"{}", "").await.expect("published");
         known += 1;
         let count = stored.count("events").await;
         // A client that goes on sending may see the connection break before it has read the last acknowledgements.
