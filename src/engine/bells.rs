@@ -17,9 +17,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Sends until told to stop, then what is still to be said.
-pub async fn send(store: Store, stop: CancellationToken) {
+pub async fn send(store: Store, shared: Arc<Shared>, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        match send_over_one_connection(&store, &stop).await {
+        match send_over_one_connection(&store, &shared, &stop).await {
             Ok(()) => return,
             Err(error) => tracing::warn!(error = chain(&error), "other nodes cannot be rung; their polls do"),
         }
@@ -30,7 +30,7 @@ pub async fn send(store: Store, stop: CancellationToken) {
     }
 }
 
-async fn send_over_one_connection(store: &Store, stop: &CancellationToken) -> Result<()> {
+async fn send_over_one_connection(store: &Store, shared: &Shared, stop: &CancellationToken) -> Result<()> {
     let connected = store.in_time(PATIENCE, store.ringer()).await?;
     let Some(mut ringer) = connected else {
         stop.cancelled().await;
@@ -46,6 +46,7 @@ async fn send_over_one_connection(store: &Store, stop: &CancellationToken) -> Re
             store.ring_later(bells);
             return Err(error);
         }
+        shared.metrics.engine.bells_rung.inc();
         if !stop.is_cancelled() {
             tokio::time::sleep(PACE).await;
         }
@@ -88,5 +89,6 @@ async fn hear_over_one_connection(store: &Store, shared: &Shared) -> Result<()> 
             shared.versions.ring();
         }
         bells = listener.next(PATIENCE).await?;
+        shared.metrics.engine.bells_heard.inc();
     }
 }

@@ -69,6 +69,12 @@ impl IngestHandle {
         self.hand_over(event, room).await
     }
 
+    /// Waits until an event might be taken: for callers that hold what they read until it is.
+    pub async fn has_room(&self) {
+        // Closed it would say so to whoever submits.
+        let _room = self.bytes.acquire().await;
+    }
+
     async fn hand_over(&self, event: Event, room: Result<Room<'_>>) -> Result<Receipt> {
         let started = Instant::now();
         let handing_over = async {

@@ -323,7 +323,7 @@ impl Engine {
         supervise_until(&claimer, &failed, &stop, "hearing other nodes", task);
         let task = keeper::run(store.clone(), shared.clone(), settings.node, end.clone());
         supervise_until(&keepers, &failed, &end, "lease keeper", task);
-        let task = bells::send(store.clone(), silence.clone());
+        let task = bells::send(store.clone(), shared.clone(), silence.clone());
         supervise_until(&ringing, &failed, &silence, "ringing other nodes", task);
         let task = pacer::run(store.clone(), shared.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "pacer", task);

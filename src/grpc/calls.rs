@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -34,6 +34,9 @@ pub struct CallLimits {
     pub max: usize,
 }
 
+/// Streams at once on which clients send: each may hold a message that is not complete.
+const EXCHANGES: usize = 1024;
+
 /// Adds these bounds to a service.
 #[derive(Clone)]
 pub struct CallLayer {
@@ -44,6 +47,7 @@ struct Shared {
     methods: HashMap<String, Known>,
     unknown: Known,
     places: Semaphore,
+    exchanges: Arc<Semaphore>,
     limits: CallLimits,
     metrics: Arc<Metrics>,
 }
@@ -63,7 +67,8 @@ impl CallLayer {
         let methods = methods::all()?.into_iter().map(known).collect();
         let unknown = Known { shape: Shape::Unary, measured: metrics.calls.method("unknown", "unknown") };
         let places = Semaphore::new(limits.max.min(Semaphore::MAX_PERMITS));
-        Ok(Self { shared: Arc::new(Shared { methods, unknown, places, limits, metrics }) })
+        let exchanges = Arc::new(Semaphore::new(EXCHANGES));
+        Ok(Self { shared: Arc::new(Shared { methods, unknown, places, exchanges, limits, metrics }) })
     }
 }
 
@@ -133,9 +138,18 @@ impl Shared {
             Shape::Stream => {
                 let connection = request.extensions().get::<Connection>();
                 let leaving = connection.map(|connection| connection.leaving.clone()).unwrap_or_default();
-                stream(inner, request, patience, leaving, open).await
+                stream(inner, request, patience, leaving, open, None).await
             }
-            Shape::Exchange => stream(inner, request, patience, CancellationToken::new(), open).await,
+            Shape::Exchange => match self.exchanges.clone().try_acquire_owned() {
+                Ok(place) => {
+                    stream(inner, request, patience, CancellationToken::new(), open, Some(place)).await
+                }
+                Err(_) => {
+                    self.metrics.calls.shed.inc();
+                    let message = "clients send on as many streams as the server takes (1,024)";
+                    refused(&mut open, Error::overloaded(message).into())
+                }
+            },
         }
     }
 
@@ -179,6 +193,7 @@ async fn stream<S>(
     patience: Option<Duration>,
     leaving: CancellationToken,
     mut open: Open,
+    place: Option<OwnedSemaphorePermit>,
 ) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
@@ -198,7 +213,7 @@ where
         open.code(status.map_or(Code::Unknown, |status| status.code()).into());
         return response;
     }
-    response.map(|body| Body::new(StreamEnd::new(body, deadline, leaving.cancelled_owned(), open)))
+    response.map(|body| Body::new(StreamEnd::new(body, deadline, leaving.cancelled_owned(), open, place)))
 }
 
 fn refused(open: &mut Open, status: Status) -> Response<Body> {

@@ -1,7 +1,8 @@
 //! StreamPublishEvents: events in as they come, acknowledgements out in their order.
 //!
 //! Nothing runs but what the client's reading drives: a client that does not take its acknowledgements is read no
-//! further, and neither is one with enough events under way. What was handed to ingest is written either way.
+//! further, and neither is one with enough events under way, nor any while as many bytes wait to be written as may. What
+//! was handed to ingest is written either way.
 
 use std::time::{Duration, Instant};
 
@@ -81,7 +82,7 @@ impl Publishing {
                     self.bytes -= published.size;
                     return Some(Ok(publish::acknowledgement(published.number, published.result)));
                 }
-                message = read(&mut self.incoming), if may_read && self.incoming.is_some() => match message {
+                message = read(&self.services, &mut self.incoming), if may_read && self.incoming.is_some() => match message {
                     Ok(Some(request)) => self.take(request).await,
                     Ok(None) => self.incoming = None,
                     Err(status) => self.end_with(status),
@@ -126,10 +127,14 @@ impl Publishing {
 }
 
 async fn read(
+    services: &Services,
     incoming: &mut Option<Streaming<pb::StreamPublishEventsRequest>>,
 ) -> Result<Option<pb::StreamPublishEventsRequest>, Status> {
     match incoming {
-        Some(incoming) => incoming.message().await,
+        Some(incoming) => {
+            services.may_publish().await;
+            incoming.message().await
+        }
         None => Ok(None),
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body as HttpBody, Frame};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
@@ -23,6 +24,8 @@ pub struct StreamEnd {
     leaving: Pin<Box<WaitForCancellationFutureOwned>>,
     ended: bool,
     call: Open,
+    /// Its place among the streams on which clients send.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl StreamEnd {
@@ -31,9 +34,10 @@ impl StreamEnd {
         deadline: Option<(Instant, Duration)>,
         leaving: WaitForCancellationFutureOwned,
         call: Open,
+        place: Option<OwnedSemaphorePermit>,
     ) -> Self {
         let deadline = deadline.map(|(at, limit)| (Box::pin(tokio::time::sleep_until(at)), limit));
-        Self { body, deadline, leaving: Box::pin(leaving), ended: false, call }
+        Self { body, deadline, leaving: Box::pin(leaving), ended: false, call, place }
     }
 
     /// The status to end with now, if any.
@@ -62,6 +66,7 @@ impl HttpBody for StreamEnd {
             self.ended = true;
             // What the handler holds is let go now, not when the connection is done with the body.
             self.body = Body::empty();
+            self.place = None;
             self.call.code(status.code().into());
             let mut trailers = HeaderMap::new();
             return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
@@ -72,6 +77,7 @@ impl HttpBody for StreamEnd {
         {
             let code = trailers.get("grpc-status").and_then(|code| code.to_str().ok()?.parse().ok());
             self.call.code(code.unwrap_or(tonic::Code::Unknown.into()));
+            self.place = None;
         }
         frame
     }

@@ -52,6 +52,9 @@ pub struct EngineMetrics {
     turn_seconds: Histogram,
     /// Turns that the database did not take.
     pub turns_failed: Counter,
+    /// Messages to other nodes, and those of theirs that were heard.
+    pub bells_rung: Counter,
+    pub bells_heard: Counter,
     /// Claims made, and the deliveries that they found.
     pub claims: Counter,
     pub claimed: Counter,
@@ -79,6 +82,8 @@ impl EngineMetrics {
             turn_outcomes: Histogram::new(sizes()),
             turn_seconds: Histogram::new(seconds()),
             turns_failed: Counter::default(),
+            bells_rung: Counter::default(),
+            bells_heard: Counter::default(),
             claims: Counter::default(),
             claimed: Counter::default(),
             queue: Family::default(),
@@ -116,6 +121,12 @@ impl EngineMetrics {
             "turns_failed",
             "Commits that the database did not take",
             self.turns_failed.clone(),
+        );
+        registry.register("bells_rung", "Messages by which other nodes were woken", self.bells_rung.clone());
+        registry.register(
+            "bells_heard",
+            "Messages of other nodes that woke this one",
+            self.bells_heard.clone(),
         );
         registry.register("claims", "Claims of due work", self.claims.clone());
         registry.register("claimed_deliveries", "Deliveries that claims found", self.claimed.clone());

@@ -51,6 +51,11 @@ impl Services {
         self.ingest.submit_in_turn(event(project, request)?).await
     }
 
+    /// Waits until an event might be taken.
+    pub async fn may_publish(&self) {
+        self.ingest.has_room().await;
+    }
+
     /// Answers when each event is durable or refused. What is refused already keeps its place.
     pub async fn publish_events(
         &self,

@@ -42,6 +42,7 @@ mod routes;
 mod rows;
 mod secrets;
 mod silence;
+mod streaks;
 mod subscriptions;
 mod tx;
 mod upkeep;

@@ -7,9 +7,10 @@ use sea_orm::QueryResult;
 use uuid::Uuid;
 
 use super::error::Result;
-use super::health::{Aftermath, FailureRules, HAS_FAILED, Streaks};
+use super::health::{Aftermath, FailureRules, HAS_FAILED};
 use super::notify::Bells;
 use super::rows::{Kind, Rows};
+use super::streaks::Streaks;
 use super::tx::Tx;
 use super::warnings::exhausted;
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};

@@ -19,7 +19,7 @@ const REPEATS_PER_KILL: usize = 256 + 1024 + 512;
 const PUBLISHERS: usize = 8;
 
 async fn no_acknowledged_event_is_lost_to_kills(database: Database) {
-    let (events, kills) = (tier(1_500, 10_000), tier(3, 5));
+    let (events, kills) = (tier(1_500, 100_000), tier(3, 50));
     let mut world = World::new(database).await;
     let receiver = Receiver::ok().await;
     let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "acme").await;

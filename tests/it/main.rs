@@ -15,6 +15,7 @@ mod alerts_waiting;
 mod audit;
 mod authentication;
 mod batch;
+mod bells;
 mod breaker;
 mod bulk;
 mod bulk_ends;

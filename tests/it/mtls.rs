@@ -97,11 +97,13 @@ async fn a_client_certificate_is_shown_and_replaced(database: Database) {
     assert!(connections.len() < BEFORE, "connections are kept");
     assert!(!connections.contains(&seen[BEFORE].connection), "and not beyond a change");
 
-    // Without one, the receiver ends the handshake.
+    // Without one, the receiver ends the handshake; in TLS 1.3 after the client's part of it, so that the end of the
+    // connection may come before the alert that says why.
     let none = pb::Endpoint { id: made.id.clone(), ..Default::default() };
     let none = update(&world, none, "mtls_client_cert").await.expect("updated");
     assert_eq!(none.mtls_client_cert, None);
-    assert_eq!(failure(&world, &none).await.error_class(), pb::ErrorClass::Tls);
+    let class = failure(&world, &none).await.error_class();
+    assert!(matches!(class, pb::ErrorClass::Tls | pb::ErrorClass::Reset), "{class:?}");
     assert_eq!(receiver.seen().len(), BEFORE + 1);
 }
 

@@ -19,6 +19,7 @@ on_both!(
     unacknowledged_events_are_bounded,
     a_stopping_server_acknowledges_what_it_read,
     an_aged_connection_acknowledges_what_was_read,
+    open_streams_are_bounded,
 );
 
 fn event(number: i64, owner: &str) -> pb::StreamPublishEventsRequest {
@@ -234,4 +235,25 @@ async fn an_aged_connection_acknowledges_what_was_read(database: Database) {
         }
         known = count;
     }
+}
+
+/// Each may hold a message that is not complete, so there are only so many; one that ends makes room.
+async fn open_streams_are_bounded(database: Database) {
+    let world = World::new(database).await;
+    let mut streams = Vec::new();
+    while streams.len() < 1024 {
+        let client = world.client_of(&world.server).await;
+        for _ in 0..200.min(1024 - streams.len()) {
+            streams.push(open(&client).await);
+        }
+    }
+    let client = world.client_of(&world.server).await;
+    let (_sender, receiver) = mpsc::channel(1);
+    let refused = client.events().stream_publish_events(ReceiverStream::new(receiver)).await;
+    let refused = refused.expect_err("one too many");
+    assert_eq!((refused.code(), reason(&refused).as_deref()), (Code::ResourceExhausted, Some("OVERLOADED")));
+    let (sender, mut acks) = streams.pop().expect("a stream");
+    drop(sender);
+    assert!(next(&mut acks).await.expect("a good end").is_none());
+    open(&client).await;
 }
