@@ -124,6 +124,7 @@ impl Client {
     /// Endpoints.
     pub fn endpoints(&self) -> pb::endpoint_service_client::EndpointServiceClient<Channel> {
         pb::endpoint_service_client::EndpointServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_MAX)
     }
 
     /// Subscriptions.
