@@ -1,10 +1,16 @@
 //! The command line. Data goes to stdout, everything else to stderr; errors name what to do next.
 
+mod arguments;
+mod audit;
 mod connect;
+mod contract;
+mod deliveries;
 mod demo;
+mod endpoints;
 mod health;
 mod import;
 mod keys;
+mod listing;
 mod logging;
 mod migrate;
 mod secrets;
@@ -34,8 +40,11 @@ enum Command {
     Demo(demo::Demo),
     Migrate(migrate::Migrate),
     Keys(keys::Keys),
+    Endpoints(Box<endpoints::Endpoints>),
+    Deliveries(deliveries::Deliveries),
     Secrets(secrets::Secrets),
     Import(Box<import::Import>),
+    Audit(Box<audit::Audit>),
     Watch(watch::Watch),
     Health(health::Health),
 }
@@ -55,8 +64,11 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Demo(command) => command.run().await,
             Command::Migrate(command) => command.run().await,
             Command::Keys(command) => command.run().await,
+            Command::Endpoints(command) => command.run().await,
+            Command::Deliveries(command) => command.run().await,
             Command::Secrets(command) => command.run().await,
             Command::Import(command) => command.run().await,
+            Command::Audit(command) => command.run().await,
             Command::Watch(command) => command.run().await,
             Command::Health(command) => command.run().await,
         }

@@ -3,13 +3,12 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Subcommand;
 use hawser_client::{Client, pb};
 
+use super::arguments::{duration, read_file};
 use super::connect::{Server, explain};
 use super::table;
-use super::watch::instant;
 
 /// Rotate, list, reveal and expire signing secrets of endpoints
 ///
@@ -92,7 +91,7 @@ impl Secrets {
                     project_id: self.project,
                     endpoint_id: endpoint,
                     grace: grace.map(prost_types::Duration::try_from).transpose()?,
-                    secret: secret_file.as_deref().map(read_secret).transpose()?.unwrap_or_default(),
+                    secret: secret_file.as_deref().map(read_file).transpose()?.unwrap_or_default(),
                     secret_type: secret_type.into(),
                     request_id,
                 };
@@ -119,7 +118,7 @@ async fn rotate(client: &Client, request: pb::RotateSecretRequest) -> anyhow::Re
     let reply =
         client.secrets().rotate_secret(request).await.map_err(|status| explain(&status))?.into_inner();
     let (new, old) = (reply.secret.unwrap_or_default(), reply.previous.unwrap_or_default());
-    eprintln!("{} is the current secret; {} signs until {}", new.id, old.id, time_text(old.expire_time));
+    eprintln!("{} is the current secret; {} signs until {}", new.id, old.id, table::time(old.expire_time));
     if !new.public_key.is_empty() {
         eprintln!("its public key, for receivers: {}", new.public_key);
     }
@@ -141,7 +140,7 @@ async fn list(client: &Client, project_id: String, endpoint_id: String) -> anyho
         for secret in reply.secrets {
             let kind = secret.r#type().as_str_name().trim_start_matches("SECRET_TYPE_").to_lowercase();
             let state = secret.state().as_str_name().trim_start_matches("SECRET_STATE_").to_lowercase();
-            let (created, expires) = (time_text(secret.create_time), time_text(secret.expire_time));
+            let (created, expires) = (table::time(secret.create_time), table::time(secret.expire_time));
             table.add_row([secret.id, kind, state, created, expires, secret.public_key]);
         }
         if reply.next_page_token.is_empty() {
@@ -151,50 +150,7 @@ async fn list(client: &Client, project_id: String, endpoint_id: String) -> anyho
     };
     println!("{table}");
     if next.is_some() {
-        eprintln!("rotates by itself at {}", time_text(next));
+        eprintln!("rotates by itself at {}", table::time(next));
     }
     Ok(())
-}
-
-fn time_text(time: Option<prost_types::Timestamp>) -> String {
-    time.map(instant).unwrap_or_default()
-}
-
-/// A secret from a file, so that it is in no list of processes and no shell's history.
-fn read_secret(path: &str) -> anyhow::Result<String> {
-    let text = match path {
-        "-" => std::io::read_to_string(std::io::stdin()),
-        path => std::fs::read_to_string(path),
-    };
-    Ok(text.with_context(|| format!("cannot read {path}"))?.trim().to_owned())
-}
-
-/// A number with its unit.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a time such as 90s, 30m, 24h or 7d");
-    let unit = text.chars().next_back().ok_or_else(wrong)?;
-    let seconds: u64 = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 24 * 3600,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_a_number_and_a_unit() {
-        for (text, seconds) in [("0s", 0), ("90s", 90), ("30m", 1800), ("24h", 86_400), ("7d", 604_800)] {
-            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)));
-        }
-        for text in ["", "s", "7", "7w", "-1s", "1.5h", "99999999999999999999d", "7é"] {
-            assert!(duration(text).is_err(), "{text:?}");
-        }
-    }
 }

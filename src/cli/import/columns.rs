@@ -3,7 +3,8 @@
 use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
 
-use super::fields::{Fields, find, is_text};
+use super::fields::Fields;
+use crate::cli::contract::{find, is_named, is_text};
 
 /// A column.
 #[derive(Debug)]
@@ -115,11 +116,6 @@ fn resolve(message: &MessageDescriptor, segments: &[&str], mut path: Vec<String>
         _ if rest.is_empty() => Ok(Column { path, leaf: leaf(&field) }),
         _ => Err(format!("{first:?} has no fields")),
     }
-}
-
-/// Whether entries of a list have a name and a value, as headers do.
-fn is_named(message: &MessageDescriptor) -> bool {
-    message.fields().len() == 2 && find(message, "name").is_some() && find(message, "value").is_some()
 }
 
 fn leaf(field: &FieldDescriptor) -> Leaf {

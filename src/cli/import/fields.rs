@@ -2,10 +2,10 @@
 
 use anyhow::Context;
 use hawser_client::pb;
-use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
 
-use crate::grpc::pb::FILE_DESCRIPTOR_SET;
+use crate::cli::contract::{descriptors, find, is_output, is_text};
 
 /// What is wrong with a field of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Fields {
 
 impl Fields {
     pub fn new() -> anyhow::Result<Self> {
-        let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).context("the contract's descriptors")?;
+        let pool = descriptors()?;
         let message = |name| pool.get_message_by_name(name).with_context(|| format!("{name} is missing"));
         Ok(Self { row: message("hawser.v1.BulkRow")?, endpoint: message("hawser.v1.Endpoint")? })
     }
@@ -43,6 +43,17 @@ impl Fields {
     pub fn of_row(&self, name: &str) -> Option<FieldDescriptor> {
         let field = find(&self.row, name)?;
         (field.name() == MASK || ROW_FIELDS.contains(&field.name())).then_some(field)
+    }
+
+    /// The contract's name of a field, which JSON may have in another way.
+    pub fn canonical(&self, name: String) -> String {
+        let field = self.of_row(&name).or_else(|| find(&self.endpoint, &name));
+        field.map_or(name, |field| field.name().to_owned())
+    }
+
+    /// Whether it is a field of the endpoint that only the server writes.
+    pub fn is_output(&self, name: &str) -> bool {
+        find(&self.endpoint, name).is_some_and(|field| is_output(&field))
     }
 
     /// The message of a row: the fields of its endpoint, and the row's own beside them.
@@ -73,11 +84,6 @@ impl Fields {
         }
         Ok(message)
     }
-}
-
-/// A field by its name in the contract or in JSON.
-pub fn find(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
-    message.get_field_by_name(name).or_else(|| message.get_field_by_json_name(name))
 }
 
 /// What keeps an object from being this message.
@@ -119,14 +125,6 @@ fn look(message: &MessageDescriptor, object: &Value, path: &str, found: &mut Vec
             found.push(Problem::new(path, format!("has {}: only one of them can be", set.join(" and "))));
         }
     }
-}
-
-/// Whether JSON has a text for the message.
-pub fn is_text(message: &MessageDescriptor) -> bool {
-    matches!(
-        message.full_name(),
-        "google.protobuf.Duration" | "google.protobuf.Timestamp" | "google.protobuf.FieldMask"
-    )
 }
 
 /// What JSON wants for a field.

@@ -2,7 +2,7 @@
 
 mod columns;
 mod exchange;
-mod fields;
+pub(super) mod fields;
 mod report;
 mod source;
 mod twins;

@@ -1,6 +1,7 @@
 //! What the tests run on.
 
 pub mod bulk;
+pub mod cli;
 pub mod database;
 pub mod desk;
 pub mod failing;
