@@ -84,3 +84,19 @@ postgres_bin() {
   done
   return 1
 }
+
+# postgres_template HAWSER URL: leaves in $postgres_template the name of a database beside that of the URL with the schema
+# and nothing else, from which the tests make theirs; empty where there is no psql to make it.
+postgres_template=
+postgres_template() {
+  local psql
+  psql=$(postgres_bin)/psql || return 0
+  [ -x "$psql" ] || return 0
+  temp_dir template
+  postgres_template=it_template_$$
+  "$psql" -qX "$2" -c "CREATE DATABASE $postgres_template"
+  at_exit "$psql" -qX "$2" -c "DROP DATABASE IF EXISTS $postgres_template WITH (FORCE)"
+  "$1" migrate --data "$temp" --store "${2%/*}/$postgres_template"
+  # Which database it is, and of whose keys, each that is made of it finds out for itself.
+  "$psql" -qX "${2%/*}/$postgres_template" -c "DELETE FROM store_meta"
+}

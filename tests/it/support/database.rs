@@ -26,7 +26,11 @@ impl Database {
         );
         let name = format!("it_{}", uuid::Uuid::now_v7().simple());
         let mut session = PgConnection::connect(&admin).await.expect("PostgreSQL answers");
-        session.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.expect("created");
+        // With the schema in it, where there is one to copy: a server would spend more on that than most tests take.
+        let template = std::env::var("HAWSER_TEST_TEMPLATE").ok().filter(|template| !template.is_empty());
+        let template = template.map(|template| format!(" TEMPLATE {template}")).unwrap_or_default();
+        let create = format!("CREATE DATABASE {name}{template}");
+        session.execute(sqlx::AssertSqlSafe(create)).await.expect("created");
         session.close().await.expect("closed");
         let base = admin.rsplit_once('/').expect("a URL with a database").0;
         Self { url: Some(format!("{base}/{name}")), admin: admin.clone(), name }
