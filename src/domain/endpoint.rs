@@ -161,13 +161,18 @@ pub struct CustomHeader {
 }
 
 impl CustomHeader {
-    /// Whether the value is likely a credential, judged by the name.
+    /// Whether the value is likely a credential.
     pub fn is_sensitive(&self) -> bool {
-        let name = self.name.to_ascii_lowercase();
-        ["authorization", "cookie", "token", "secret", "key", "password", "signature", "credential"]
-            .iter()
-            .any(|mark| name.contains(mark))
+        suggests_credential(&self.name)
     }
+}
+
+/// Whether a header of this name likely holds a credential.
+pub fn suggests_credential(header: &str) -> bool {
+    let name = header.to_ascii_lowercase();
+    ["authorization", "cookie", "token", "secret", "key", "password", "signature", "credential"]
+        .iter()
+        .any(|mark| name.contains(mark))
 }
 
 impl std::fmt::Debug for CustomHeader {

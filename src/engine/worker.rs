@@ -14,7 +14,8 @@ use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::domain::clock::Timestamp;
 use crate::domain::credentials::{AuthMethod, Authentication};
 use crate::domain::delivery::{self, Attempt, Probe, Verdict};
-use crate::domain::endpoint::{ContentType, EndpointStatus};
+use crate::domain::endpoint::{ContentType, EndpointStatus, suggests_credential};
+use crate::domain::event::Message;
 use crate::domain::form::{self, NotAForm};
 use crate::domain::id::{AttemptId, EndpointId};
 use crate::domain::routing::EndpointRoute;
@@ -232,7 +233,7 @@ async fn send(
     if let Some(token) = token {
         headers.insert(header::AUTHORIZATION, token.header.clone());
     }
-    let request_headers = shown(&headers, route);
+    let request_headers = shown(&headers, route, &job.message);
     let outcome = match (&route.url, body) {
         (Some(url), Ok(body)) => {
             let request = OutboundRequest {
@@ -401,13 +402,16 @@ fn authentication(route: &EndpointRoute) -> Option<&Authentication> {
     route.credentials.as_ref()?.authentication.as_ref()
 }
 
-/// What was sent, as it may be shown: without signatures and credentials.
-fn shown(headers: &HeaderMap, route: &EndpointRoute) -> Vec<(String, String)> {
+/// What was sent, as it may be shown: without signatures and credentials, those too that the event or the endpoint
+/// brings in headers of its own.
+fn shown(headers: &HeaderMap, route: &EndpointRoute, message: &Message) -> Vec<(String, String)> {
     let credential = authentication(route).map(Authentication::header_name);
+    // No name of ours suggests one, so there is nothing to look for where nobody added a header.
+    let has_added = !message.headers.is_empty() || !route.headers.is_empty();
     let secret = |name: &HeaderName| {
         name == route.signature.header_name()
             || credential == Some(name.as_str())
-            || route.headers.iter().any(|header| header.is_sensitive() && name == header.name.as_str())
+            || (has_added && suggests_credential(name.as_str()))
     };
     headers
         .iter()

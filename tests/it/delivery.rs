@@ -3,10 +3,16 @@
 use hawser_client::pb;
 use hawser_client::pb::publish_event_request::Target;
 
+use crate::support::failing::next_attempt;
 use crate::support::world::until;
 use crate::support::{Database, Receiver, Reply, World, on_both};
 
-on_both!(bodies_arrive_byte_for_byte, an_attempt_is_recorded_without_secrets, owner_and_broadcast_fan_out);
+on_both!(
+    bodies_arrive_byte_for_byte,
+    an_attempt_is_recorded_without_secrets,
+    credentials_among_an_events_headers_are_sent_and_not_shown,
+    owner_and_broadcast_fan_out,
+);
 
 const ODD: &[&[u8]] = &[
     b"",
@@ -75,6 +81,39 @@ async fn an_attempt_is_recorded_without_secrets(database: Database) {
     for entry in std::fs::read_dir(world.server.data()).expect("folder") {
         let bytes = std::fs::read(entry.expect("entry").path()).unwrap_or_default();
         assert!(!bytes.windows(13).any(|window| window == b"canary-header"));
+    }
+}
+
+/// Credentials that a publisher sends along are for the receiver alone.
+async fn credentials_among_an_events_headers_are_sent_and_not_shown(database: Database) {
+    let world = World::new(database).await;
+    let receiver = Receiver::ok().await;
+    let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "acme").await;
+    let mut watch = world.watch().await;
+    let headers = [("Authorization", "Bearer canary-1"), ("x-api-key", "canary-2"), ("x-trace", "seen")];
+    let request = pb::PublishEventRequest {
+        event_type: "invoice.paid".to_owned(),
+        target: Some(Target::EndpointId(endpoint.id.clone())),
+        payload: b"{}".to_vec().into(),
+        headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        ..Default::default()
+    };
+    let event = world.client.events().publish_event(request).await.expect("published").into_inner().event_id;
+    let streamed = next_attempt(&mut watch, &endpoint.id).await;
+    let sent = receiver.wait_for_count(1).await.remove(0);
+    for (name, value) in headers {
+        assert_eq!(sent.header(name), value);
+    }
+    let delivery = world.settled_deliveries_of(&event).await.remove(0);
+    let kept = world.attempts_of(&delivery.id).await.remove(0);
+    for attempt in [streamed, kept] {
+        let shown = |name: &str| {
+            let header = attempt.request_headers.iter().find(|one| one.name == name);
+            header.expect(name).value.clone()
+        };
+        assert_eq!([shown("authorization"), shown("x-api-key")], ["[redacted]"; 2]);
+        assert_eq!((shown("x-trace"), shown("webhook-id")), ("seen".to_owned(), event.clone()));
+        assert!(!format!("{attempt:?}").contains("canary"), "{attempt:?}");
     }
 }
 
