@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+use super::attempt::ErrorClass;
+
+/// Failures that show nothing, neither way: no receiver was asked, for reasons that are not the network's.
+pub const SHOWS_NOTHING: [ErrorClass; 4] =
+    [ErrorClass::Cancelled, ErrorClass::Certificate, ErrorClass::Auth, ErrorClass::BlockedAddress];
+
 /// Attempts of the last five minutes count.
 pub const WINDOW: Duration = Duration::from_secs(300);
 /// A verdict stands for so long without being come to again, unless endpoints answer: those that still have work may be

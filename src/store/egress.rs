@@ -10,9 +10,8 @@ use super::counters::ROLLUP_MS;
 use super::error::{Result, StoreError};
 use super::tx::Tx;
 use super::{Lane, Store};
-use crate::domain::attempt::ErrorClass;
 use crate::domain::clock::Timestamp;
-use crate::domain::egress::Sight;
+use crate::domain::egress::{SHOWS_NOTHING, Sight};
 
 /// The fact in `store_meta` that holds when attempts last showed that the fault is ours; absent while it is not.
 const FAILING: &str = "egress_failing";
@@ -82,33 +81,37 @@ async fn look(db: &impl ConnectionTrait, window: Duration) -> Result<(Option<Dur
     let now = Timestamp::now();
     let since = now.minus(window).as_millis();
     let values = || [Value::from(since.div_euclid(ROLLUP_MS) * ROLLUP_MS), Value::from(since)];
-    // What was cancelled shows nothing. One step of the roll-ups' key for each endpoint, once.
-    let sql = format!(
+    // One step of the roll-ups' key for each endpoint.
+    let nothing = SHOWS_NOTHING.map(|class| class.code().to_string()).join(", ");
+    let judged = format!(
         "{LATELY}, shown AS MATERIALIZED ( \
-           SELECT (SELECT CASE WHEN r.last_error = {cancelled} THEN NULL \
+           SELECT endpoint_id, (SELECT CASE WHEN r.last_error IN ({nothing}) THEN NULL \
            WHEN r.last_error IS NOT NULL AND r.last_status IS NULL THEN 1 ELSE 0 END \
            FROM rollups r WHERE r.endpoint_id = lately.endpoint_id ORDER BY r.bucket_at DESC LIMIT 1) \
            AS unanswered FROM lately \
-         ) SELECT COUNT(unanswered), COUNT(CASE unanswered WHEN 1 THEN 1 END), \
-         (SELECT value FROM store_meta WHERE name = '{FAILING}') FROM shown",
-        cancelled = ErrorClass::Cancelled.code(),
+         )",
+    );
+    let sql = format!(
+        "{judged} SELECT COUNT(unanswered), COUNT(CASE unanswered WHEN 1 THEN 1 END), \
+         (SELECT value FROM store_meta WHERE name = '{FAILING}') FROM shown"
     );
     let row = db.query_one_raw(Statement::from_sql_and_values(backend, sql, values())).await?;
     let row = row.ok_or_else(|| StoreError::Corrupt("a count gave no row".to_owned()))?;
     let count = |at| Ok::<_, StoreError>(u64::try_from(row.try_get_by_index::<i64>(at)?).unwrap_or_default());
     let mut sight = Sight { attempted: count(0)?, unanswered: count(1)?, hosts: 0 };
-    let shown = row.try_get_by_index::<Option<Vec<u8>>>(2)?.map(|value| ago(&value, now)).transpose()?;
+    let since_shown =
+        row.try_get_by_index::<Option<Vec<u8>>>(2)?.map(|value| ago(&value, now)).transpose()?;
     if sight.is_suspicious() {
         let sql = format!(
-            "{LATELY} SELECT DISTINCT {} FROM lately JOIN endpoints ON endpoints.id = lately.endpoint_id \
-             LIMIT {PLACES_MAX}",
+            "{judged} SELECT DISTINCT {} FROM shown JOIN endpoints ON endpoints.id = shown.endpoint_id \
+             WHERE unanswered IS NOT NULL LIMIT {PLACES_MAX}",
             place_sql(backend)
         );
         let rows = db.query_all_raw(Statement::from_sql_and_values(backend, sql, values())).await?;
         let places = rows.iter().map(|row| row.try_get_by_index(0)).collect::<Result<Vec<String>, _>>()?;
         sight.hosts = places.iter().map(|place| host(place)).collect::<HashSet<_>>().len();
     }
-    Ok((shown, sight))
+    Ok((since_shown, sight))
 }
 
 /// How long before now the stored time was; none where another node's clock is ahead.

@@ -5,12 +5,22 @@ use std::collections::{HashMap, HashSet};
 use hawser_client::pb;
 use hawser_client::pb::publish_event_request::Target;
 use hawser_client::pb::watch_response::Change;
+use serde_json::json;
 
-use crate::support::failing::{disable, get, linear, millis, refusing, until_endpoint, world_with};
+use crate::metrics::reaches;
+use crate::oauth2::{endpoint, oauth2, shared};
+use crate::support::failing::{
+    NO_BREAKER, disable, get, linear, millis, refusing, until_endpoint, world_with,
+};
+use crate::support::token_server::TokenServer;
 use crate::support::world::next;
 use crate::support::{Database, PATIENCE, Receiver, Server, World, on_both, pass_time};
 
-on_both!(an_outage_of_ours_switches_nobody_off, an_outage_of_ours_is_one_however_long_sending_rests);
+on_both!(
+    an_outage_of_ours_switches_nobody_off,
+    an_outage_of_ours_is_one_however_long_sending_rests,
+    what_asked_no_receiver_shows_nothing,
+);
 
 const HOSTS: [&str; 3] = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
 const ENDPOINTS: usize = 12;
@@ -98,12 +108,14 @@ async fn an_outage_of_ours_switches_nobody_off(database: Database) {
         assert_eq!((read.status(), read.consecutive_failures > FAILURES), (pb::EndpointStatus::Active, true));
     }
     until_told(&[&world.server], 1).await;
+    reaches(&world, "hawser_egress_failing", 1.0).await;
 
     // The outage ends: what waited is delivered.
     let receiver = Receiver::ok().await;
     move_to(&world, &endpoints, &receiver).await;
     receiver.wait_for_count(ENDPOINTS).await;
     until_told(&[&world.server], 2).await;
+    reaches(&world, "hawser_egress_failing", 0.0).await;
 
     // Now one that fails by itself: its breaker opens, it is switched off, and the others notice nothing.
     let dead = create(&world, refusing(HOSTS[0]).await, FAILURES).await;
@@ -131,6 +143,37 @@ async fn an_outage_of_ours_switches_nobody_off(database: Database) {
         assert_eq!((read.status(), read.consecutive_failures), (pb::EndpointStatus::Active, 0));
     }
     assert_eq!(told(&[&world.server]), 2, "once when it began, and once when it ended");
+}
+
+/// A token server that refuses them all is no outage of ours: endpoints are switched off as their policy says.
+async fn what_asked_no_receiver_shows_nothing(database: Database) {
+    let world = world_with(database, pb::PausedPolicy::Discard, &NO_BREAKER).await;
+    let tokens = TokenServer::granting(json!(3600)).await;
+    tokens.fail(true);
+    let mut watch = world.watch().await;
+    for number in 0..ENDPOINTS {
+        let asked =
+            endpoint(refusing(HOSTS[number % 3]).await, oauth2(tokens.url(), shared("secret", false)));
+        let wanted = pb::Endpoint {
+            owner_id: "acme".to_owned(),
+            retry_policy: Some(linear(50, 100)),
+            disable_policy: Some(disable(2, SPAN)),
+            ..asked
+        };
+        world.create(wanted, &["*"]).await;
+    }
+    world.publish(Target::OwnerId("acme".to_owned()), b"{}").await;
+    let mut disabled = HashSet::new();
+    while disabled.len() < ENDPOINTS {
+        if let Some(Change::EndpointChange(change)) = next(&mut watch).await.change
+            && change.r#type() == pb::EndpointChangeType::Disabled
+        {
+            let endpoint = change.endpoint.expect("an endpoint");
+            assert!(endpoint.status_reason.contains("no token"), "{}", endpoint.status_reason);
+            disabled.insert(endpoint.id);
+        }
+    }
+    assert_eq!(told(&[&world.server]), 0);
 }
 
 /// Waits until each endpoint's delivery has had this many attempts.

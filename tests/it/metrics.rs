@@ -23,7 +23,7 @@ fn value(text: &str, series: &str) -> Option<f64> {
 }
 
 /// Scrapes until a series has that value.
-async fn reaches(world: &World, series: &str, expected: f64) -> String {
+pub async fn reaches(world: &World, series: &str, expected: f64) -> String {
     let scraping = async {
         loop {
             let (status, text) = web::get(world.server.admin(), "/metrics").await;
@@ -149,6 +149,7 @@ async fn known_work_gives_known_numbers(database: Database) {
         ("hawser_grpc_calls_open{service=\"hawser.v1.WatchService\",method=\"Watch\"}", 1.0),
         ("hawser_deliveries_waiting{state=\"in_flight\"}", 0.0),
         ("hawser_deliveries_waiting{state=\"due\"}", 0.0),
+        ("hawser_egress_failing", 0.0),
     ] {
         assert_eq!(value(&text, series), Some(expected), "{series}\n{text}");
     }
