@@ -2,7 +2,8 @@
 //!
 //! IPv4 is refused by the IANA special-purpose registry's blocks; of IPv6 only 2000::/3 is allowed, less the
 //! special blocks inside it, so mapped, compatible, translated, private and future blocks need no entry.
-//! A mapped address is judged as the IPv4 address it carries.
+//! A mapped address is judged as the IPv4 address it carries, and where a list opens NAT64 or 6to4, so is what these
+//! carry.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -140,6 +141,30 @@ const METADATA: [Cidr; 8] = [
     Cidr::host_v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]),  // GCP
 ];
 
+/// NAT64 by the well-known prefix (RFC 6052).
+const NAT64: Cidr = Cidr::v6(0x64, 0xff9b, 0, 96);
+/// NAT64 by a prefix of the network's own, whose length only that network knows (RFC 8215).
+const NAT64_LOCAL: Cidr = Cidr::v6(0x64, 0xff9b, 1, 48);
+/// RFC 3056.
+const SIX_TO_FOUR: Cidr = Cidr::v6(0x2002, 0, 0, 16);
+
+/// The IPv4 address that a translator or a tunnel makes of this one; by each length of a prefix where that is not known.
+fn carried(address: IpAddr) -> Vec<IpAddr> {
+    let IpAddr::V6(v6) = address else { return Vec::new() };
+    let octets = v6.octets();
+    let v4 = |places: [usize; 4]| IpAddr::from(places.map(|place| octets[place]));
+    let places: &[[usize; 4]] = match address {
+        _ if NAT64.contains(address) => &[[12, 13, 14, 15]],
+        // Behind 48, 56, 64 and 96 bits; the ninth octet is never part of it (RFC 6052, section 2.2).
+        _ if NAT64_LOCAL.contains(address) => {
+            &[[6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12], [12, 13, 14, 15]]
+        }
+        _ if SIX_TO_FOUR.contains(address) => &[[2, 3, 4, 5]],
+        _ => &[],
+    };
+    places.iter().copied().map(v4).collect()
+}
+
 /// Decides about addresses. Default deny; the lists sit on top, and block wins.
 #[derive(Clone, Debug, Default)]
 pub struct AddressPolicy {
@@ -153,12 +178,28 @@ impl AddressPolicy {
     /// Whether Hawser may connect there.
     pub fn permits(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        if self.block.iter().any(|block| block.contains(address)) {
+        // Whatever leads on to another address is as good as that one, though a wide entry allows it.
+        let carried = carried(address);
+        let is_blocked = |address: &IpAddr| self.block.iter().any(|block| block.contains(*address));
+        if is_blocked(&address) || carried.iter().any(is_blocked) {
             return false;
         }
-        let metadata = METADATA.iter().any(|block| block.contains(address));
-        if self.allow.iter().any(|block| block.contains(address) && (block.is_exact() || !metadata)) {
+        let is_named =
+            |address: &IpAddr| self.allow.iter().any(|block| block.is_exact() && block.contains(*address));
+        if is_named(&address) {
             return true;
+        }
+        let is_metadata =
+            |address: &IpAddr| METADATA.iter().any(|block| block.contains(*address)) && !is_named(address);
+        if is_metadata(&address) || carried.iter().any(is_metadata) {
+            return false;
+        }
+        if self.allow.iter().any(|block| block.contains(address)) {
+            // Where it is certain it is judged as any other; of several guesses three are wrong.
+            return match carried[..] {
+                [inside] => self.permits(inside),
+                _ => true,
+            };
         }
         let in_public_space = address.is_ipv4() || PUBLIC_V6.contains(address);
         in_public_space && !SPECIAL.iter().any(|block| block.contains(address))
@@ -279,6 +320,59 @@ mod tests {
             assert!(!blocked.permits(address), "{text} though blocked");
         }
         assert!(all.permits("127.0.0.1".parse().expect("address")));
+    }
+
+    /// The ways to write an IPv4 address inside an IPv6 address that leads to it: 6to4, NAT64 by the well-known prefix,
+    /// and by one of 48, 56, 64 and 96 bits of a network's own.
+    fn wrapped(v4: Ipv4Addr) -> [Ipv6Addr; 6] {
+        let [a, b, c, d] = v4.octets().map(u16::from);
+        [
+            Ipv6Addr::new(0x2002, a << 8 | b, c << 8 | d, 0, 0, 0, 0, 1),
+            Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, a << 8 | b, c << 8 | d),
+            Ipv6Addr::new(0x64, 0xff9b, 1, a << 8 | b, c, d << 8, 0, 0),
+            Ipv6Addr::new(0x64, 0xff9b, 1, 0x5500 | a, b, c << 8 | d, 0, 0),
+            Ipv6Addr::new(0x64, 0xff9b, 1, 0x5555, a, b << 8 | c, d << 8, 0),
+            Ipv6Addr::new(0x64, 0xff9b, 1, 0x5555, 0x55, 0x5555, a << 8 | b, c << 8 | d),
+        ]
+    }
+
+    #[test]
+    fn no_wide_entry_leads_around_the_rules_for_ipv4() {
+        let wide: Vec<Cidr> =
+            ["::/0", "0.0.0.0/0", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16"].map(cidr).into();
+        let with = |own: &[&str], block: &[&str]| AddressPolicy {
+            allow: wide.iter().copied().chain(own.iter().map(|text| cidr(text))).collect(),
+            block: block.iter().map(|text| cidr(text)).collect(),
+        };
+        let metadata = METADATA_EXAMPLES.iter().filter_map(|text| Some((text, text.parse().ok()?)));
+        for (text, v4) in metadata {
+            for address in wrapped(v4) {
+                let (own, ip) = (address.to_string(), IpAddr::from(address));
+                assert!(!with(&[], &[]).permits(ip), "{address} by wide entries");
+                assert!(with(&[&own], &[]).permits(ip), "{address} by its own entry");
+                assert!(!with(&[&own, text], &[text]).permits(ip), "{address} though {text} is blocked");
+            }
+            // Of a network's own prefix another reading may be metadata still.
+            for address in &wrapped(v4)[..2] {
+                assert!(with(&[text], &[]).permits((*address).into()), "{address} by an entry of {text}");
+            }
+        }
+        // And with no metadata.
+        for address in wrapped(Ipv4Addr::new(8, 8, 8, 8)) {
+            assert!(with(&[], &[]).permits(address.into()), "{address}");
+            assert!(!with(&[], &["8.8.8.0/24"]).permits(address.into()), "{address} is blocked");
+        }
+        // Who opens a translator has not opened the private addresses behind it.
+        for [allowed, public, private] in [
+            ["64:ff9b::/96", "64:ff9b::808:808", "64:ff9b::a01:203"],
+            ["2002::/16", "2002:808:808::1", "2002:a01:203::1"],
+        ] {
+            let [public, private]: [IpAddr; 2] = [public, private].map(|text| text.parse().expect(text));
+            let one = AddressPolicy { allow: vec![cidr(allowed)], block: Vec::new() };
+            assert!(one.permits(public) && !one.permits(private), "{allowed}");
+            let both = AddressPolicy { allow: vec![cidr(allowed), cidr("10.0.0.0/8")], block: Vec::new() };
+            assert!(both.permits(private), "{allowed} and 10.0.0.0/8");
+        }
     }
 
     #[test]
