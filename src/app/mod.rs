@@ -1,6 +1,7 @@
 //! The composition root: what is made of what, in which order it starts, and in which it stops.
 
 mod listeners;
+mod open_files;
 mod readiness;
 
 use std::future::Future;
@@ -54,6 +55,7 @@ const KEY_USES_EVERY: Duration = Duration::from_secs(30);
 impl App {
     /// Starts everything; the server answers when this returns.
     pub async fn start(mut config: Config) -> anyhow::Result<Self> {
+        open_files::raise(open_files::needed(&config));
         let place = config.store.url.to_string();
         let identity = config.tls.map(Identity::read).transpose()?;
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), Timestamp::now().as_secs());

@@ -162,6 +162,8 @@ impl Config {
                 own,
                 name_servers: options.nameserver.clone(),
                 extra_roots: extra_roots.unwrap_or_default(),
+                // Work that moves from host to host finds its connections still there.
+                kept_max: 4 * slots,
                 verify_tls: !options.insecure_skip_tls_verify.unwrap_or(false),
                 egress_proxy: options
                     .egress_proxy

@@ -60,6 +60,8 @@ pub struct DispatchSettings {
     /// How many unused connections are kept to one host. As many as one endpoint may have requests in
     /// flight, or a busy endpoint would close and reopen connections between bursts.
     pub idle_per_host: usize,
+    /// How many connections to all hosts may be open, in use or not, before one that is made is for one use.
+    pub kept_max: usize,
 }
 
 impl Default for DispatchSettings {
@@ -76,6 +78,7 @@ impl Default for DispatchSettings {
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
             idle_per_host: 256,
+            kept_max: 4096,
         }
     }
 }
@@ -148,6 +151,7 @@ impl Dispatcher {
             settings.egress_proxy,
             shared.into(),
             settings.connect_timeout,
+            settings.kept_max,
         );
         let (idle_timeout, idle_per_host) = (settings.idle_timeout, settings.idle_per_host);
         let make = move |connector| client(connector, idle_timeout, idle_per_host);

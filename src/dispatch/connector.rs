@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::failure::{Failure, seconds};
+use super::failure::{Failure, is_lack, seconds};
 use super::own::OwnPlaces;
 use super::proxy::EgressProxy;
 use super::resolver::Resolver;
@@ -48,10 +48,14 @@ struct Inner {
     resolver: Resolver,
     proxy: Option<EgressProxy>,
     budget: Duration,
+    kept_max: usize,
+    /// Held by every open connection: its holders are counted.
+    open: Arc<()>,
 }
 
 impl Connector {
-    /// `budget` bounds dialling and the TLS handshake together.
+    /// `budget` bounds dialling and the TLS handshake together. Connections made while `kept_max` others are open are
+    /// for one use each: the pool that keeps the rest has no bound over all hosts.
     pub(super) fn new(
         policy: AddressPolicy,
         own: OwnPlaces,
@@ -59,8 +63,10 @@ impl Connector {
         proxy: Option<EgressProxy>,
         tls: TlsConnector,
         budget: Duration,
+        kept_max: usize,
     ) -> Self {
-        Self { inner: Arc::new(Inner { policy, own, resolver, proxy, budget }), tls }
+        let inner = Inner { policy, own, resolver, proxy, budget, kept_max, open: Arc::default() };
+        Self { inner: Arc::new(inner), tls }
     }
 
     /// The same with another TLS configuration.
@@ -124,10 +130,13 @@ impl Inner {
         self.check(host, &[peer.ip()]).map_err(with_times)?;
         stream.set_nodelay(true).map_err(|error| with_times(Failure::from_dial(&error)))?;
 
+        // The first holder is `self`.
+        let is_kept = Arc::strong_count(&self.open) <= self.kept_max;
+        let open = self.open.clone();
         let mut info =
             ConnInfo { peer, opened_at, dns_us, connect_us, tls_us: None, used: AtomicBool::new(false) };
         if !https {
-            return Ok(Conn { stream: Stream::Plain(stream), info: Arc::new(info) });
+            return Ok(Conn { stream: Stream::Plain(stream), info: Arc::new(info), is_kept, _open: open });
         }
         let secured_at = Instant::now();
         let handshake = handshake(tls, host, stream);
@@ -139,7 +148,7 @@ impl Inner {
             }
         };
         info.tls_us = Some(micros(secured_at.elapsed()));
-        Ok(Conn { stream: Stream::Tls(Box::new(stream)), info: Arc::new(info) })
+        Ok(Conn { stream: Stream::Tls(Box::new(stream)), info: Arc::new(info), is_kept, _open: open })
     }
 
     /// A connection to one of the addresses, and which it leads to.
@@ -206,7 +215,7 @@ fn in_turn(found: Vec<IpAddr>, port: u16) -> Vec<SocketAddr> {
 async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut waiting = addresses.iter();
     let mut dialling = FuturesUnordered::new();
-    let mut last_error = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let mut failed: Option<io::Error> = None;
     loop {
         if let Some(address) = waiting.next() {
             dialling.push(TcpStream::connect(address));
@@ -221,8 +230,10 @@ async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         };
         match ended {
             Some(Ok(stream)) => return Ok(stream),
-            Some(Err(error)) => last_error = error,
-            None => return Err(last_error),
+            // What one address says counts for more than what we lack for another, such as IPv6.
+            Some(Err(error)) if failed.is_none() || !is_lack(&error) => failed = Some(error),
+            Some(Err(_)) => {}
+            None => return Err(failed.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())),
         }
     }
 }
@@ -250,6 +261,9 @@ impl ConnInfo {
 pub(super) struct Conn {
     stream: Stream,
     info: Arc<ConnInfo>,
+    /// Whether it may be used again.
+    is_kept: bool,
+    _open: Arc<()>,
 }
 
 enum Stream {
@@ -259,7 +273,11 @@ enum Stream {
 
 impl Connection for Conn {
     fn connected(&self) -> Connected {
-        Connected::new().extra(Arc::clone(&self.info))
+        let connected = Connected::new().extra(Arc::clone(&self.info));
+        if !self.is_kept {
+            connected.poison();
+        }
+        connected
     }
 }
 

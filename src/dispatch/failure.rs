@@ -8,6 +8,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::domain::attempt::ErrorClass;
 
 /// Why an attempt, or the making of a connection, failed.
@@ -29,6 +31,12 @@ impl Failure {
     /// The one thing said about an address that may not be dialled, whatever it is.
     pub(super) fn blocked() -> Self {
         Self::new(ErrorClass::BlockedAddress, "target address not allowed")
+    }
+
+    /// Nothing was sent because this machine is short of something. It is told to the operator by what it is.
+    pub(super) fn lack(error: &io::Error) -> Self {
+        tracing::debug!(%error, "an attempt could not be made for lack of what this machine has");
+        Self::new(ErrorClass::Cancelled, "not sent: the sending server is short of resources")
     }
 
     /// Finds the cause in what the HTTP client reports.
@@ -67,6 +75,9 @@ impl Failure {
 
     /// For errors before there is a connection.
     pub(super) fn from_dial(error: &io::Error) -> Self {
+        if is_lack(error) {
+            return Self::lack(error);
+        }
         let detail = match error.kind() {
             io::ErrorKind::ConnectionRefused => "connection refused",
             io::ErrorKind::HostUnreachable => "host unreachable",
@@ -76,6 +87,13 @@ impl Failure {
         };
         Self::new(ErrorClass::Connect, detail)
     }
+}
+
+/// Whether it says that this machine is short of something, and so nothing of the receiver: open files, memory, ports,
+/// or an address to connect from.
+pub(super) fn is_lack(error: &io::Error) -> bool {
+    const LACKS: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| LACKS.contains(&Errno::from_raw_os_error(code)))
 }
 
 impl fmt::Display for Failure {
@@ -89,4 +107,26 @@ impl Error for Failure {}
 /// A duration as people write it: `15 s`, `0.2 s`.
 pub(super) fn seconds(duration: Duration) -> String {
     format!("{} s", duration.as_secs_f32())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::attempt::AttemptOutcome;
+    use crate::domain::clock::Timestamp;
+
+    #[test]
+    fn what_this_machine_lacks_says_nothing_of_the_receiver() {
+        let class =
+            |errno: Errno| Failure::from_dial(&io::Error::from_raw_os_error(errno.raw_os_error())).class;
+        for lack in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL] {
+            assert_eq!(class(lack), ErrorClass::Cancelled, "{lack:?}");
+            assert!(!AttemptOutcome::unsent(Timestamp::now(), class(lack), "").counts());
+        }
+        for theirs in
+            [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::NETUNREACH, Errno::TIMEDOUT, Errno::ACCESS]
+        {
+            assert_eq!(class(theirs), ErrorClass::Connect, "{theirs:?}");
+        }
+    }
 }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
-use super::failure::Failure;
+use super::failure::{Failure, is_lack};
 use crate::domain::attempt::ErrorClass;
 use crate::domain::secret::SecretText;
 
@@ -94,6 +94,9 @@ impl EgressProxy {
 
     async fn tunnel(&self, address: SocketAddr) -> Result<TcpStream, Failure> {
         let lost = |error: std::io::Error| {
+            if is_lack(&error) {
+                return Failure::lack(&error);
+            }
             tracing::debug!(%error, "the egress proxy cannot be used");
             Failure::new(ErrorClass::Connect, "the egress proxy cannot be reached")
         };

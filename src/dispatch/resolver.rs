@@ -11,7 +11,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::Name;
 
-use super::failure::{Failure, seconds};
+use super::failure::{Failure, is_lack, seconds};
 use crate::domain::attempt::ErrorClass;
 
 /// A changed record is seen within this time, whatever its TTL.
@@ -85,6 +85,11 @@ fn system_builder() -> hickory_resolver::ResolverBuilder<TokioRuntimeProvider> {
 }
 
 fn failure(host: &str, error: &NetError) -> Failure {
+    if let NetError::Io(error) = error
+        && is_lack(error)
+    {
+        return Failure::lack(error);
+    }
     let detail = if error.is_nx_domain() {
         "host name does not exist"
     } else if error.is_no_records_found() {

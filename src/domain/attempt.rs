@@ -30,7 +30,7 @@ pub enum ErrorClass {
     Auth = 9,
     /// The client certificate cannot be used.
     Certificate = 10,
-    /// It was called off.
+    /// It was called off, or this machine was short of what it takes.
     Cancelled = 11,
 }
 

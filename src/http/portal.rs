@@ -20,8 +20,6 @@ use super::jwks;
 use crate::service::Services;
 use crate::tls::Identity;
 
-/// Connections at once; more are closed as they come.
-const CONNECTIONS: usize = 1000;
 /// Handshakes at once: they cost more than anything else that a stranger can ask for.
 const HANDSHAKES: usize = 128;
 /// For a handshake, its turn included; for a request's head, and for what a connection that is kept open says next.
@@ -41,13 +39,16 @@ pub struct PortalServer {
 }
 
 impl PortalServer {
+    /// Connections at once; more are closed as they come.
+    pub const CONNECTIONS: usize = 1000;
+
     pub fn new(services: Services, tls: Option<Arc<Identity>>) -> Self {
         Self { router: jwks::router(services), tls, handshakes: Arc::new(Semaphore::new(HANDSHAKES)) }
     }
 
     /// Serves until the stop token; then closes at once, since nothing here must be finished.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = Arc::new(Semaphore::new(Self::CONNECTIONS));
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,

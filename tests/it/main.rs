@@ -54,6 +54,7 @@ mod mtls;
 mod nodes;
 mod oauth2;
 mod oauth2_failing;
+mod open_files;
 mod outage;
 mod own_addresses;
 mod paging;

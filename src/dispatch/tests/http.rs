@@ -206,6 +206,18 @@ async fn what_is_not_http_is_protocol() {
 }
 
 #[tokio::test]
+async fn connections_beyond_the_bound_are_for_one_use() {
+    let (first, second) =
+        (Sink::answering("200 OK", "", b"1").await, Sink::answering("200 OK", "", b"2").await);
+    let dispatcher = Dispatcher::new(DispatchSettings { kept_max: 1, ..settings() }).expect("dispatcher");
+    for sink in [&first, &second, &first, &second, &first] {
+        assert!(post(&dispatcher, &sink.url()).await.is_success());
+    }
+    assert_eq!((first.connections(), second.connections()), (1, 2));
+    assert_eq!((first.requests().len(), second.requests().len()), (3, 2));
+}
+
+#[tokio::test]
 async fn connections_are_reused_and_say_so() {
     let sink = Sink::answering("200 OK", "", b"again").await;
     let dispatcher = dispatcher();

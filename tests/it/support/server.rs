@@ -16,6 +16,8 @@ pub struct Server {
     database: Arc<Database>,
     folder: tempfile::TempDir,
     arguments: Vec<String>,
+    /// What runs the binary, if anything does.
+    wrapper: Vec<String>,
     starts: usize,
     address: String,
     admin: String,
@@ -41,6 +43,16 @@ impl Server {
         Self::first_start(Arc::new(database), folder, arguments).await
     }
 
+    /// With these arguments, run by a program such as prlimit.
+    pub async fn start_under(wrapper: &[&str], database: Database, arguments: &[&str]) -> Self {
+        let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut server = Self::new(Arc::new(database), folder, own(arguments));
+        server.wrapper = own(wrapper);
+        server.spawn().await;
+        server
+    }
+
     /// Another node on the same database, which must be PostgreSQL: with the same arguments and master key.
     pub async fn join(&self) -> Self {
         self.join_by(None).await
@@ -64,18 +76,23 @@ impl Server {
     }
 
     async fn first_start(database: Arc<Database>, folder: tempfile::TempDir, arguments: Vec<String>) -> Self {
-        let mut server = Self {
+        let mut server = Self::new(database, folder, arguments);
+        server.spawn().await;
+        server
+    }
+
+    fn new(database: Arc<Database>, folder: tempfile::TempDir, arguments: Vec<String>) -> Self {
+        Self {
             child: None,
             database,
             folder,
             arguments,
+            wrapper: Vec::new(),
             starts: 0,
             address: String::new(),
             admin: String::new(),
             portal: String::new(),
-        };
-        server.spawn().await;
-        server
+        }
     }
 
     /// Starts with these arguments from the next time on.
@@ -89,7 +106,14 @@ impl Server {
         self.starts += 1;
         let ready = self.folder.path().join(format!("ready-{}", self.starts));
         let log = std::fs::File::create(self.log_path()).expect("a log file");
-        let mut command = Command::new(program());
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(program()),
+            Some((wrapper, rest)) => {
+                let mut command = Command::new(wrapper);
+                command.args(rest).arg(program());
+                command
+            }
+        };
         command
             .args(["serve", "--data"])
             .arg(self.folder.path())
@@ -187,9 +211,18 @@ impl Server {
         child.kill().await.expect("killed");
     }
 
+    /// A file of its folder in /proc.
+    pub fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.pid())).expect("Linux tells")
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().and_then(Child::id).expect("it runs")
+    }
+
     /// Sends a signal, such as STOP or CONT.
     pub async fn signal(&self, name: &str) {
-        let pid = self.child.as_ref().and_then(Child::id).expect("it runs").to_string();
+        let pid = self.pid().to_string();
         let told = Command::new("kill").args(["-s", name, &pid]).status().await.expect("kill exists");
         assert!(told.success());
     }
