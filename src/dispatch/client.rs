@@ -31,8 +31,10 @@ use crate::domain::url_rules::EndpointUrl;
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("Hawser/", env!("CARGO_PKG_VERSION")));
 /// What is sent back is kept as it comes; nothing is ever decompressed.
 const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("identity");
-/// Bounds the head of an answer. Its headers number at most 100, by hyper's default.
+/// Bounds the head of an answer.
 const READ_BUFFER_MAX: usize = 64 * 1024;
+/// So many headers are read, of which the first are kept. With more the answer is none.
+const HEADERS_READ: usize = 1024;
 
 /// How outbound requests are made.
 #[derive(Clone, Debug)]
@@ -238,6 +240,7 @@ fn client(connector: Connector, idle_timeout: Duration, idle_per_host: usize) ->
         .retry_canceled_requests(false)
         .set_host(false)
         .http1_max_buf_size(READ_BUFFER_MAX)
+        .http1_max_headers(HEADERS_READ)
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(idle_timeout)
         .pool_max_idle_per_host(idle_per_host)
