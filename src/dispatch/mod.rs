@@ -26,7 +26,7 @@ mod unverified;
 mod tests;
 
 pub use client::{DispatchSettings, Dispatcher, Identity, OutboundRequest, SetupError};
-pub use exchange::{Exchange, Grant};
+pub use exchange::{Exchange, Grant, TOKEN_TIME};
 pub use own::OwnPlaces;
 pub use proxy::{EgressProxy, InvalidProxy};
 pub use tls::UNVERIFIED;

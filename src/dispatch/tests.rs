@@ -1,6 +1,7 @@
 //! Attempts against real receivers on loopback, well behaved and not.
 
 mod dns;
+mod exchange;
 mod http;
 mod sink;
 mod tls;

@@ -12,6 +12,7 @@ use http::HeaderValue;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::Dispatcher;
+use super::exchange::TOKEN_TIME;
 use super::kept::Kept;
 use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::domain::clock::Timestamp;
@@ -173,7 +174,7 @@ async fn fetch(
     turn: OwnedMutexGuard<()>,
 ) -> Result<Token, TokenError> {
     static SERIAL: AtomicU64 = AtomicU64::new(1);
-    let exchange = dispatcher.exchange(&credentials).await;
+    let exchange = dispatcher.exchange(&credentials, TOKEN_TIME).await;
     let mut state = entry.lock();
     let result = match exchange.result {
         Ok(grant) => {

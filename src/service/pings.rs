@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use tokio::sync::Semaphore;
 
 use super::{Services, found};
-use crate::dispatch::{Dispatcher, Identity, OutboundRequest};
+use crate::dispatch::{Dispatcher, Identity, OutboundRequest, TOKEN_TIME};
 use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::domain::clock::Timestamp;
 use crate::domain::credentials::{AuthMethod, Authentication, Credentials};
@@ -41,7 +41,7 @@ impl Default for PingSettings {
     }
 }
 
-/// All tries of a ping together.
+/// All tries of a ping together, the one for a token among them.
 const PING_TIME: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
 /// Keys whose pings are counted at once, beyond which those are forgotten that pinged nothing lately.
@@ -146,7 +146,7 @@ impl Pinger {
         let deadline = Instant::now() + PING_TIME;
         let credentials = Arc::new(credentials);
         let mut ping = Ping::default();
-        let authentication = match self.authentication(&credentials).await {
+        let authentication = match self.authentication(&credentials, PING_TIME).await {
             Ok(header) => header,
             Err(failed) => return Ping { tries: vec![failed] },
         };
@@ -154,6 +154,9 @@ impl Pinger {
         for (number, method) in methods.iter().enumerate() {
             // An even share of what is left, so that one that hangs leaves time for the others.
             let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() && !ping.tries.is_empty() {
+                break;
+            }
             let share = u32::try_from(methods.len() - number).map_or(left, |tries| left / tries);
             let (mut headers, body) = request(method, settings, secrets);
             if let Some((name, value)) = &authentication {
@@ -198,11 +201,12 @@ impl Pinger {
     async fn authentication(
         &self,
         credentials: &Credentials,
+        within: Duration,
     ) -> std::result::Result<Option<(HeaderName, HeaderValue)>, PingTry> {
         if !credentials.need_token() {
             return Ok(credentials.authentication.as_ref().and_then(Authentication::header));
         }
-        let exchange = self.dispatcher.exchange(credentials).await;
+        let exchange = self.dispatcher.exchange(credentials, within).await;
         match exchange.result {
             Ok(grant) => Ok(Some((header::AUTHORIZATION, grant.header))),
             Err(_) => Err(PingTry {
@@ -344,7 +348,7 @@ impl Services {
             authorities: None,
             token_url,
         };
-        let exchange = self.pinger.dispatcher.exchange(&credentials).await;
+        let exchange = self.pinger.dispatcher.exchange(&credentials, TOKEN_TIME).await;
         let (error, life) = match exchange.result {
             Ok(grant) => (None, Some((grant.life, grant.life_was_said))),
             Err((ErrorClass::Dns | ErrorClass::BlockedAddress, _)) => {
