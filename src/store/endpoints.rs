@@ -21,14 +21,25 @@ use crate::domain::endpoint::{Circuit, Endpoint, EndpointFilter, LastResponse};
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::page::{Page, PageRequest};
 
+impl Store {
+    /// How many more endpoints the project may have now, of `most`.
+    pub async fn endpoint_room(&self, project: ProjectId, most: u32) -> Result<u32> {
+        room(self.reader(), project, most).await
+    }
+}
+
+async fn room(db: &impl ConnectionTrait, project: ProjectId, most: u32) -> Result<u32> {
+    let sql = "SELECT endpoint_count FROM projects WHERE id = $1";
+    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, [project.uuid().into()]);
+    let row = db.query_one_raw(statement).await?;
+    let count: i64 = row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or_default();
+    Ok(most.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX)))
+}
+
 impl Tx {
     /// How many more endpoints the project may have, of `most`. Its row is locked, so that this stays right.
     pub async fn endpoint_room(&self, project: ProjectId, most: u32) -> Result<u32> {
-        let sql = "SELECT endpoint_count FROM projects WHERE id = $1";
-        let statement = Statement::from_sql_and_values(self.backend(), sql, [project.uuid().into()]);
-        let row = self.db().query_one_raw(statement).await?;
-        let count: i64 = row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or_default();
-        Ok(most.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX)))
+        room(self.db(), project, most).await
     }
 
     /// Writes new endpoints of a project, or none where it would have more than `most`. The project's row is locked, so

@@ -19,6 +19,7 @@ on_both!(
     event_types_are_the_first_subscription,
     an_answered_change_is_in_force,
     a_full_project_takes_no_more,
+    a_dry_run_counts_the_room,
     calls_are_held_to_their_form,
 );
 
@@ -316,6 +317,29 @@ async fn a_full_project_takes_no_more(database: Database) {
     assert_eq!((error.code(), reason(&error).as_deref()), (Code::ResourceExhausted, Some("ENDPOINTS")));
     let answers = bulk(&world.client, live(), rows).await.expect("the call goes on");
     assert_eq!(outcomes(&answers), [Unchanged, Unchanged, Unchanged, Refused, Refused]);
+}
+
+/// A dry run refuses the rows that the run after it refuses, across batches, and none for a row that is refused itself.
+async fn a_dry_run_counts_the_room(database: Database) {
+    let server = Server::start_with(database, &["--endpoints-max", "300"]).await;
+    let world = World::on(server, pb::PausedPolicy::Discard).await;
+    let url = |number: i64| format!("https://example.com/{number}");
+    let there = bulk(&world.client, live(), vec![row(1, &url(1), "acme")]).await.expect("done");
+    assert_eq!(outcomes(&there), [BulkOutcome::Created]);
+    let mut rows: Vec<pb::BulkRow> = (1..=303).map(|number| row(number, &url(number), "acme")).collect();
+    rows[1].endpoint.as_mut().expect("an endpoint").url = "nonsense".to_owned();
+    let dry = pb::BulkOptions { dry_run: true, ..live() };
+    let before = footprint(&world).await;
+    let planned = bulk(&world.client, dry, rows.clone()).await.expect("planned");
+    assert_eq!(footprint(&world).await, before);
+    let done = bulk(&world.client, live(), rows).await.expect("done");
+    let refused = |answers: &[pb::BulkCreateEndpointsResponse]| -> Vec<(i64, Option<String>)> {
+        let refused = answers.iter().filter(|answer| answer.outcome() == BulkOutcome::Refused);
+        refused.map(|one| (one.row_number, reason(&error_of(one.error.as_ref().expect("why"))))).collect()
+    };
+    let numbers: Vec<i64> = refused(&done).iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, [2, 302, 303]);
+    assert_eq!(refused(&planned), refused(&done));
 }
 
 async fn calls_are_held_to_their_form(database: Database) {

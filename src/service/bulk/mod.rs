@@ -70,6 +70,8 @@ pub struct Bulk {
     dry_run: bool,
     ping: BulkPing,
     seen: SeenRows,
+    /// In a dry run, once it is known: how many more endpoints the project may have, less those that would be created.
+    room: Option<u32>,
 }
 
 /// A batch of which it is known what it comes to, and nothing is written.
@@ -98,7 +100,8 @@ impl Services {
         let project = self.project_of(&principal, project, Scope::EndpointsWrite).await?;
         // As CreateEndpoint, which asks nobody on a server that skips pings.
         let ping = if self.wants_ping(PingFirst::Yes) { ping } else { BulkPing::Off };
-        Ok(Bulk { services: self.clone(), principal, project, dry_run, ping, seen: SeenRows::default() })
+        let (services, seen) = (self.clone(), SeenRows::default());
+        Ok(Bulk { services, principal, project, dry_run, ping, seen, room: None })
     }
 }
 
@@ -128,7 +131,32 @@ impl Bulk {
             // As many as a batch has, and as there are places.
             try_join_all(rows.iter_mut().map(|one| self.ping_one(one))).await?;
         }
+        if self.dry_run {
+            let room = match self.room {
+                Some(room) => room,
+                None => self.services.store.endpoint_room(self.project, self.most()).await?,
+            };
+            self.room = Some(self.take_room(rows.iter_mut(), room));
+        }
         Ok(Planned { rows })
+    }
+
+    /// Refuses the rows that would create an endpoint more than there is room for, and says how much room is left.
+    fn take_room<'a>(&self, rows: impl Iterator<Item = &'a mut Planning>, mut room: u32) -> u32 {
+        for one in rows.filter(|one| matches!(one.plan, Ok(Plan::Create(_)))) {
+            match room.checked_sub(1) {
+                Some(less) => room = less,
+                None => {
+                    let full = StoreError::ProjectFull { project: self.project, most: self.most() };
+                    one.plan = Err(full.into());
+                }
+            }
+        }
+        room
+    }
+
+    fn most(&self) -> u32 {
+        self.services.limits.endpoints_max
     }
 
     /// Writes what is to be written, and says what became of each row.
@@ -215,14 +243,8 @@ impl Bulk {
                 Err(error) => return Err(error),
             }
         }
-        let most = services.limits.endpoints_max;
-        let mut room = tx.endpoint_room(self.project, most).await?;
-        for one in rows.iter_mut().filter(|one| matches!(one.plan, Ok(Plan::Create(_)))) {
-            match room.checked_sub(1) {
-                Some(less) => room = less,
-                None => one.plan = Err(StoreError::ProjectFull { project: self.project, most }.into()),
-            }
-        }
+        let room = tx.endpoint_room(self.project, self.most()).await?;
+        self.take_room(rows.iter_mut().map(|one| &mut **one), room);
         let created = rows.iter().filter_map(|one| match &one.plan {
             Ok(Plan::Create(new)) => Some(new.as_ref()),
             _ => None,
