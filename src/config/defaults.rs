@@ -4,11 +4,13 @@
 use std::net::SocketAddr;
 
 use super::{ADMIN_PORT, ListenOrOff, LogFormat, Options, PORT, PORTAL_PORT, SmtpTls};
+use crate::dispatch::DispatchSettings;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::egress;
 use crate::domain::event::FanOut;
 use crate::domain::rotation::PERIOD_MIN;
 use crate::engine::LaneLimits;
+use crate::service::PingSettings;
 
 pub const DRAIN: u64 = 25;
 pub const LEASE: u64 = 15;
@@ -63,6 +65,9 @@ impl Options {
             insecure_skip_tls_verify: Some(false),
             skip_ping: Some(false),
             ping_method: ["HEAD", "GET", "POST"].map(str::to_owned).into(),
+            pings_per_minute: Some(PingSettings::default().per_minute),
+            dns_timeout: Some(DispatchSettings::default().dns_timeout.as_secs()),
+            connect_timeout: Some(DispatchSettings::default().connect_timeout.as_secs()),
             slots: Some(LaneLimits::default().slots),
             breaker_failures: Some(BreakerPolicy::default().failures),
             breaker_pause: Some(BreakerPolicy::default().pause.as_secs()),

@@ -132,6 +132,7 @@ impl Config {
             bail!("lease must be 3 to 300 seconds, and is {lease}");
         }
         let lease = Duration::from_secs(lease);
+        let usual = DispatchSettings::default();
         Ok(Self {
             listen: options.listen.unwrap_or_else(defaults::listen),
             grpc: options.grpc()?,
@@ -162,6 +163,12 @@ impl Config {
                 own,
                 name_servers: options.nameserver.clone(),
                 extra_roots: extra_roots.unwrap_or_default(),
+                dns_timeout: Options::seconds("dns-timeout", options.dns_timeout, usual.dns_timeout)?,
+                connect_timeout: Options::seconds(
+                    "connect-timeout",
+                    options.connect_timeout,
+                    usual.connect_timeout,
+                )?,
                 // Work that moves from host to host finds its connections still there.
                 kept_max: 4 * slots,
                 verify_tls: !options.insecure_skip_tls_verify.unwrap_or(false),
@@ -171,7 +178,7 @@ impl Config {
                     .map(str::parse)
                     .transpose()
                     .context("egress-proxy")?,
-                ..DispatchSettings::default()
+                ..usual
             },
             rules,
             operator_key: options.operator_key.clone().map(|key| OperatorKey(zeroize::Zeroizing::new(key))),
@@ -256,6 +263,10 @@ impl Options {
 
     fn pings(&self) -> anyhow::Result<PingSettings> {
         let default = PingSettings::default();
+        let per_minute = self.pings_per_minute.unwrap_or(default.per_minute);
+        if !(1..=10_000).contains(&per_minute) {
+            bail!("pings-per-minute must be 1 to 10,000, and is {per_minute}");
+        }
         let mut methods = Vec::new();
         for name in &self.ping_method {
             match http::Method::from_bytes(name.as_bytes()) {
@@ -266,8 +277,17 @@ impl Options {
         Ok(PingSettings {
             skip: self.skip_ping.unwrap_or(false),
             methods: if methods.is_empty() { default.methods } else { methods },
-            per_minute: default.per_minute,
+            per_minute,
         })
+    }
+
+    /// How long a step of an attempt may take, which as a whole takes a minute at most.
+    fn seconds(name: &str, given: Option<u64>, default: Duration) -> anyhow::Result<Duration> {
+        match given {
+            None => Ok(default),
+            Some(seconds @ 1..=60) => Ok(Duration::from_secs(seconds)),
+            Some(seconds) => bail!("{name} must be 1 to 60 s, and is {seconds}"),
+        }
     }
 
     fn grpc(&self) -> anyhow::Result<GrpcSettings> {
@@ -379,6 +399,29 @@ mod tests {
             std::fs::write(&path, text).expect("written");
             let error = format!("{:#}", Options::read(&path).expect_err("refused"));
             assert!(error.contains("line 2") && !error.contains("canary"), "{error}");
+        }
+    }
+
+    #[test]
+    fn times_of_attempts_and_pings_are_set_and_bounded() {
+        let folder = tempfile::tempdir().expect("folder");
+        let given = |dns: u64, connect: u64, pings: usize| Options {
+            data: Some(folder.path().to_owned()),
+            dns_timeout: Some(dns),
+            connect_timeout: Some(connect),
+            pings_per_minute: Some(pings),
+            ..Options::default()
+        };
+        let config = Config::build(given(2, 3, 4), Missing::Make).expect("valid");
+        let times = [config.dispatch.dns_timeout, config.dispatch.connect_timeout].map(|time| time.as_secs());
+        assert_eq!((times, config.pings.per_minute), ([2, 3], 4));
+        for (bad, name) in [
+            (given(0, 3, 4), "dns-timeout"),
+            (given(2, 61, 4), "connect-timeout"),
+            (given(2, 3, 0), "pings-per-minute"),
+        ] {
+            let error = Config::build(bad, Missing::Make).expect_err("out of range").to_string();
+            assert!(error.starts_with(name), "{error}");
         }
     }
 

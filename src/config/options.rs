@@ -132,6 +132,18 @@ pub struct Options {
     #[arg(long, value_name = "METHOD", env = "HAWSER_PING_METHOD", value_delimiter = ',')]
     pub ping_method: Vec<String>,
 
+    /// Pings and token tests that a project key may make in a minute on this server [default: 10]
+    #[arg(long, value_name = "NUMBER", env = "HAWSER_PINGS_PER_MINUTE")]
+    pub pings_per_minute: Option<usize>,
+
+    /// Seconds that resolving a receiver's name may take [default: 5]
+    #[arg(long, value_name = "SECONDS", env = "HAWSER_DNS_TIMEOUT")]
+    pub dns_timeout: Option<u64>,
+
+    /// Seconds that connecting to a receiver may take, TLS included [default: 10]
+    #[arg(long, value_name = "SECONDS", env = "HAWSER_CONNECT_TIMEOUT")]
+    pub connect_timeout: Option<u64>,
+
     /// Attempts in flight at once; one endpoint gets at most a quarter of them [default: 1024]
     #[arg(long, value_name = "NUMBER", env = "HAWSER_SLOTS")]
     pub slots: Option<usize>,
@@ -355,6 +367,9 @@ impl Options {
             egress_proxy: self.egress_proxy.or(file.egress_proxy),
             skip_ping: self.skip_ping.or(file.skip_ping),
             ping_method: list(self.ping_method, file.ping_method),
+            pings_per_minute: self.pings_per_minute.or(file.pings_per_minute),
+            dns_timeout: self.dns_timeout.or(file.dns_timeout),
+            connect_timeout: self.connect_timeout.or(file.connect_timeout),
             slots: self.slots.or(file.slots),
             changes_retention: self.changes_retention.or(file.changes_retention),
             watch_streams: self.watch_streams.or(file.watch_streams),

@@ -17,6 +17,8 @@ use crate::support::{Database, Receiver, Reply, Server, World, on_both};
 
 on_both!(
     an_endpoint_is_accepted_by_its_first_success,
+    the_server_says_what_is_tried_in_which_order,
+    the_server_says_how_often_a_key_may_ping,
     a_failure_says_what_was_tried_and_creates_nothing,
     credentials_go_along,
     a_change_of_what_is_reached_is_pinged,
@@ -82,6 +84,36 @@ async fn an_endpoint_is_accepted_by_its_first_success(database: Database) {
             assert!(last.body.is_empty() && last.event().is_empty());
         }
     }
+}
+
+async fn the_server_says_what_is_tried_in_which_order(database: Database) {
+    let arguments = [&LOOPBACK[..], &["--ping-method", "POST", "--ping-method", "HEAD"]].concat();
+    let server = Server::start_pinging(database, &arguments).await;
+    let world = World::on(server, pb::PausedPolicy::Discard).await;
+    let (head, get) = (answering("HEAD", 204, 405).await, answering("GET", 204, 405).await);
+    create(&world, at(head.url("/")), false).await.expect("accepted");
+    assert_eq!(methods(&head.seen()), ["POST", "HEAD"]);
+    let refused = create(&world, at(get.url("/")), false).await.expect_err("GET is not tried");
+    assert!(
+        refused.message().contains("POST answered 405") && !refused.message().contains("GET"),
+        "{refused}"
+    );
+    assert_eq!(methods(&get.seen()), ["POST", "HEAD"]);
+}
+
+async fn the_server_says_how_often_a_key_may_ping(database: Database) {
+    let arguments = [&LOOPBACK[..], &["--pings-per-minute", "2"]].concat();
+    let server = Server::start_pinging(database, &arguments).await;
+    let world = World::on(server, pb::PausedPolicy::Discard).await;
+    let receiver = Receiver::ok().await;
+    let (made, _) = create(&world, at(receiver.url("/")), true).await.expect("created");
+    let request = pb::PingEndpointRequest { endpoint_id: made.id, ..Default::default() };
+    for _ in 0..2 {
+        world.client.endpoints().ping_endpoint(request.clone()).await.expect("pinged");
+    }
+    let status = world.client.endpoints().ping_endpoint(request).await.expect_err("a third");
+    assert_eq!(reason(&status).as_deref(), Some("PINGS_PER_MINUTE"));
+    assert!(status.message().contains("2 times a minute"), "{status}");
 }
 
 async fn a_failure_says_what_was_tried_and_creates_nothing(database: Database) {

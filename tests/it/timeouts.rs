@@ -4,11 +4,27 @@ use std::time::Duration;
 
 use hawser_client::{field_violations, pb};
 
-use crate::support::failing::{get, millis};
+use crate::support::failing::{get, millis, next_attempt, world_with};
 use crate::support::world::{quick_retries, until};
 use crate::support::{Database, Receiver, Reply, World, on_both};
 
-on_both!(an_endpoint_has_its_own_time_or_its_projects, times_out_of_bounds_are_refused_by_field);
+on_both!(
+    an_endpoint_has_its_own_time_or_its_projects,
+    times_out_of_bounds_are_refused_by_field,
+    the_server_says_how_long_connecting_takes,
+);
+
+async fn the_server_says_how_long_connecting_takes(database: Database) {
+    let world = world_with(database, pb::PausedPolicy::Discard, &["--connect-timeout", "1"]).await;
+    // It takes connections, and says nothing to them.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("https://{}/", silent.local_addr().expect("bound"));
+    let (made, _) = world.create(pb::Endpoint { url, ..Default::default() }, &["*"]).await;
+    let mut watch = world.watch().await;
+    world.publish_to(&made, b"{}").await;
+    let attempt = next_attempt(&mut watch, &made.id).await;
+    assert_eq!(attempt.error_detail, "no TLS handshake within 1 s");
+}
 
 /// Changes the project's time; none: the default.
 async fn project_says(world: &World, timeout: Option<prost_types::Duration>) -> pb::Project {
