@@ -7,6 +7,7 @@ use rcgen::KeyPair;
 use serde_json::json;
 
 use crate::oauth2::{endpoint, oauth2, shared};
+use crate::support::failing::next_attempt;
 use crate::support::leaks::letters;
 use crate::support::pki::Authority;
 use crate::support::sql::Session;
@@ -192,5 +193,11 @@ async fn a_sealed_value_opens_only_in_its_row(database: Database) {
     let moved = world.client.endpoints().get_endpoint(get(&b.id)).await.expect("shown without it");
     let moved = moved.into_inner().endpoint.expect("an endpoint");
     assert_eq!((moved.unreadable_fields, moved.authentication), (vec!["authentication".to_owned()], None));
-    assert!(receiver.seen().is_empty() && tokens.requests() == 0);
+    let mut watch = world.watch().await;
+    world.publish_to(&b, b"{}").await;
+    let attempt = next_attempt(&mut watch, &b.id).await;
+    assert_eq!(attempt.error_class(), pb::ErrorClass::Cancelled);
+    assert!(receiver.seen().is_empty() && tokens.requests() == 0, "nothing is sent with what was moved");
+    world.publish_to(&a, b"{}").await;
+    assert_eq!(receiver.wait_for_count(1).await[0].header("authorization"), "Bearer token-0");
 }

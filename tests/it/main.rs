@@ -36,6 +36,7 @@ mod events;
 mod fairness;
 mod fan_out;
 mod faults;
+mod forced_url;
 mod forms;
 mod guard;
 mod http2;

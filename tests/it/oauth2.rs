@@ -19,6 +19,7 @@ use crate::support::{Database, Receiver, Reply, World, in_time, on_both};
 on_both!(
     a_shared_secret_is_sent_in_the_body_or_by_http_basic,
     an_assertion_is_signed_for_each_request,
+    an_assertion_has_the_usual_claims,
     a_thousand_deliveries_make_one_token_request,
     a_token_is_refreshed_before_it_ends,
     a_refused_token_is_fetched_again_once,
@@ -146,6 +147,26 @@ async fn an_assertion_is_signed_for_each_request(database: Database) {
         })
         .collect();
     assert_eq!(ids.len(), 2, "no two are the same");
+}
+
+/// Where nobody says otherwise: it is the client's, about the client, for the token URL.
+async fn an_assertion_has_the_usual_claims(database: Database) {
+    let world = World::new(database).await;
+    let (receiver, tokens) = (Receiver::ok().await, TokenServer::granting(json!(3600)).await);
+    let key = ClientKey::new("key-1");
+    let client = Client::ClientAssertion(pb::ClientAssertion {
+        private_jwk: key.jwk.to_string(),
+        ..Default::default()
+    });
+    let (made, _) = world.create(endpoint(receiver.url("/"), oauth2(tokens.url(), client)), &["*"]).await;
+    world.publish_to(&made, b"{}").await;
+    receiver.wait_for_count(1).await;
+    let form = form(&tokens.receiver.seen()[0]);
+    let (claims, _) = key.verify(&form["client_assertion"], &tokens.url()).expect("for the token URL");
+    assert_eq!(
+        (&claims["aud"], &claims["iss"], &claims["sub"]),
+        (&json!(tokens.url()), &json!("me&you"), &json!("me&you"))
+    );
 }
 
 async fn a_thousand_deliveries_make_one_token_request(database: Database) {
