@@ -123,7 +123,7 @@ impl Config {
         let watch = WatchSettings {
             streams_per_project: options.watch_streams.unwrap_or(defaults::WATCH_STREAMS),
             lag_max: Duration::from_secs(options.watch_lag_max.unwrap_or(defaults::WATCH_LAG).max(1)),
-            // The rest is for the feed itself and for calls.
+            // The rest is for calls.
             store_reads: (read_connections as usize / 4).max(1),
         };
         let changes_retention = options.changes_retention.unwrap_or(defaults::CHANGES_RETENTION).max(1);

@@ -28,7 +28,7 @@ pub struct Options {
     #[arg(long, value_name = "BOOL", env = "HAWSER_MIGRATE", num_args = 0..=1, default_missing_value = "true")]
     pub migrate: Option<bool>,
 
-    /// Database connections for reads [default: 8]
+    /// Database connections for what callers read [default: 8]
     #[arg(long, value_name = "NUMBER", env = "HAWSER_READ_CONNECTIONS")]
     pub read_connections: Option<u32>,
 

@@ -90,6 +90,5 @@ async fn align_all(store: &Store, shared: &Shared, stop: &CancellationToken) -> 
 
 async fn tidy(store: &Store) -> Result<()> {
     store.in_time(STEP_LONGEST, store.make_partitions()).await?;
-    store.in_time(STEP_LONGEST, store.forget_expired_keys()).await?;
-    store.in_time(STEP_LONGEST, store.checkpoint()).await
+    store.in_time(STEP_LONGEST, store.forget_expired_keys()).await
 }

@@ -276,7 +276,7 @@ impl Store {
         let places: Vec<String> = except.iter().map(|place| place.0.to_string()).collect();
         let values = [format!("[{}]", places.join(",")).into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let found = self.reader().query_all_raw(statement).await?;
+        let found = self.own_reader().query_all_raw(statement).await?;
         found
             .iter()
             .map(|row| {

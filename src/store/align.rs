@@ -41,7 +41,7 @@ impl Store {
              WHERE queue.endpoint_id = endpoints.id AND queue.claimed_by IS NULL) ORDER BY id LIMIT 1",
         ] {
             let statement = Statement::from_sql_and_values(self.backend(), sql, [Value::from(after)]);
-            if let Some(row) = self.reader().query_one_raw(statement).await? {
+            if let Some(row) = self.own_reader().query_one_raw(statement).await? {
                 let found = EndpointId::from_uuid(row.try_get_by_index(0)?);
                 next = next.map_or(Some(found), |other: EndpointId| Some(other.min(found)));
             }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, QueryResult, Statement};
 
-use super::Store;
 use super::claim::parse_headers;
 use super::deliveries::unsigned;
 use super::error::Result;
@@ -14,6 +13,7 @@ use super::ingest::headers_json;
 use super::outcomes::{ABSENT, FinishedAttempt, small};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
+use super::{Reads, Store};
 use crate::domain::attempt::{AttemptOutcome, ErrorClass, Timings};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::Attempt;
@@ -35,14 +35,18 @@ impl Store {
     }
 
     /// These attempts, as far as they are kept, without the bodies of their answers.
-    pub async fn attempts_by_id(&self, ids: &[AttemptId]) -> Result<HashMap<AttemptId, Arc<Attempt>>> {
+    pub async fn attempts_by_id(
+        &self,
+        reads: Reads,
+        ids: &[AttemptId],
+    ) -> Result<HashMap<AttemptId, Arc<Attempt>>> {
         let mut rows = Rows::new([("attempt_id", Kind::Uuid)]);
         for id in ids {
             rows.push([id.uuid().into()]);
         }
         let columns = ATTEMPT.replace("response_body", "NULL");
         let sql = format!("SELECT {columns} FROM v JOIN attempts ON attempts.id = v.attempt_id");
-        let found = rows.query(self.reader(), &sql).await?;
+        let found = rows.query(self.reader_of(reads), &sql).await?;
         found.iter().map(|row| read_attempt(row).map(|attempt| (attempt.id, Arc::new(attempt)))).collect()
     }
 }

@@ -4,7 +4,7 @@ use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
 use uuid::Uuid;
 
 use super::Store;
-use super::error::Result;
+use super::error::{Result, StoreError};
 use crate::domain::audit::{AuditEvent, AuditFilter};
 use crate::domain::clock::Timestamp;
 use crate::domain::id::{AuditId, KeyId, ProjectId};
@@ -52,7 +52,9 @@ impl Store {
              WHERE {conditions} ORDER BY a.id DESC LIMIT ${limit}"
         );
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let rows = self.reader().query_all_raw(statement).await?;
+        let found = self.reader().query_all_raw(statement).await;
+        let rows = found
+            .map_err(|error| StoreError::from(error).of_list("audit events", "start_time or end_time"))?;
         let events = rows.iter().map(event_of).collect::<Result<Vec<_>>>()?;
         Ok(Page::from_rows(events, page.size, |event| event.id.uuid()))
     }

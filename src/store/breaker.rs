@@ -31,7 +31,7 @@ impl Store {
         let sql = "SELECT h.endpoint_id FROM endpoint_health h JOIN endpoints e ON e.id = h.endpoint_id \
                    WHERE h.breaker_opens > 0 LIMIT $1";
         let statement = Statement::from_sql_and_values(self.backend(), sql, [Value::from(i64::from(limit))]);
-        let rows = self.reader().query_all_raw(statement).await?;
+        let rows = self.own_reader().query_all_raw(statement).await?;
         rows.iter().map(|row| Ok(EndpointId::from_uuid(row.try_get_by_index(0)?))).collect()
     }
 
@@ -42,7 +42,7 @@ impl Store {
             is_due(now_sql(self.backend()))
         );
         let statement = Statement::from_sql_and_values(self.backend(), sql, [Value::from(i64::from(limit))]);
-        let rows = self.reader().query_all_raw(statement).await?;
+        let rows = self.own_reader().query_all_raw(statement).await?;
         rows.iter().map(|row| Ok(EndpointId::from_uuid(row.try_get_by_index(0)?))).collect()
     }
 }

@@ -21,7 +21,7 @@ impl Store {
             "SELECT project_id, id FROM endpoints WHERE {} ORDER BY certificate_ends_at LIMIT {limit}",
             due_sql(now)
         );
-        let rows = self.reader().query_all_raw(Statement::from_string(self.backend(), sql)).await?;
+        let rows = self.own_reader().query_all_raw(Statement::from_string(self.backend(), sql)).await?;
         rows.iter()
             .map(|row| {
                 Ok((

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::error::{Result, StoreError};
 use super::rows::Script;
-use super::{Lane, Store};
+use super::{Lane, Reads, Store};
 use crate::domain::change::{self, Change, ChangeRecord, Cursor};
 use crate::domain::clock::Timestamp;
 
@@ -66,7 +66,13 @@ const FLOOR: &str = "changes_floor";
 impl Store {
     /// What follows the cursor: at most so many records of so many encoded bytes, but one at least if there is
     /// one. `None` where some of what follows was forgotten.
-    pub async fn changes(&self, from: Cursor, records: u32, bytes: u32) -> Result<Option<ChangePage>> {
+    pub async fn changes(
+        &self,
+        reads: Reads,
+        from: Cursor,
+        records: u32,
+        bytes: u32,
+    ) -> Result<Option<ChangePage>> {
         let after = if from.is_whole() { from.position } else { from.position.saturating_sub(1) };
         // The floor is read by the same statement, so from the same snapshot: where nothing at all follows,
         // nothing was missed, because the newest record is never forgotten. The limit is no parameter: SQLite would plan
@@ -79,7 +85,7 @@ impl Store {
         );
         let values = [Value::from(after), Value::from(i64::from(bytes))];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let rows = self.reader().query_all_raw(statement).await?;
+        let rows = self.reader_of(reads).query_all_raw(statement).await?;
         if let Some(row) = rows.first()
             && !from.has_passed(floor(row.try_get_by_index(3)?)?)
         {
@@ -102,7 +108,7 @@ impl Store {
             "SELECT (SELECT value FROM store_meta WHERE name = '{FLOOR}'), \
              COALESCE((SELECT MAX(position) FROM changes), 0)"
         );
-        let row = self.reader().query_one_raw(Statement::from_string(self.backend(), sql)).await?;
+        let row = self.own_reader().query_one_raw(Statement::from_string(self.backend(), sql)).await?;
         let row = row.ok_or_else(|| StoreError::Corrupt("the bounds of the change log".to_owned()))?;
         Ok(LogBounds { floor: floor(row.try_get_by_index(0)?)?, last: row.try_get_by_index(1)? })
     }
@@ -114,7 +120,7 @@ impl Store {
         let sql = "SELECT position, created_at FROM changes ORDER BY position LIMIT $1";
         let values = [Value::from(i64::from(limit) + 1)];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let rows = self.reader().query_all_raw(statement).await?;
+        let rows = self.own_reader().query_all_raw(statement).await?;
         let mut upto = None;
         // The last row read may be the newest of all.
         for row in rows.iter().take(rows.len().saturating_sub(1)) {

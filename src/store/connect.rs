@@ -1,21 +1,21 @@
 //! Opening the store: which database, its pools and settings, migrations, and the checks before the start.
 
-use std::fs::{File, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hawser_migrations::{Migrator, MigratorTrait};
-use sea_orm::{DatabaseConnection, DbBackend, SqlxPostgresConnector, SqlxSqliteConnector};
+use sea_orm::{DatabaseConnection, DbBackend, SqlxPostgresConnector};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Executor};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::error::{Result, StoreError};
 use super::notify::Outbox;
 use super::recent::Recent;
 use super::silence::Suspicion;
+use super::sqlite::open_sqlite;
 use super::vault::Vault;
 use super::{Inner, Store};
 use crate::domain::page::TokenKey;
@@ -88,14 +88,13 @@ pub struct StoreSettings {
     pub vault: Vault,
     /// Bring the schema up to date first; otherwise refuse to start on an older one.
     pub migrate: bool,
-    /// Connections for reads.
+    /// Connections for what callers read.
     pub read_connections: u32,
 }
 
-/// Texts that the writing connection to SQLite keeps prepared. Those of 256 rows take up to half a MiB each, but are few;
-/// scripts, of which there are more, join parts of up to 64 rows and take a third of that.
-const STATEMENTS: usize = 128;
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections for what the server itself must read, which callers cannot use up.
+pub(super) const OWN_CONNECTIONS: u32 = 4;
+pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Any number will do, so long as all versions agree: one migrator at a time.
 const MIGRATION_LOCK: i64 = 0x6861_7773_6572_0001;
 
@@ -128,10 +127,12 @@ impl Store {
                 write: pools.write,
                 ingest: pools.ingest,
                 engine: pools.engine,
+                own: pools.own,
                 read: pools.read,
                 vault,
                 token_key,
                 incarnation,
+                written: Notify::new(),
                 committed: watch::Sender::new(()),
                 recent: Recent::default(),
                 alerted: watch::Sender::new(()),
@@ -147,81 +148,15 @@ impl Store {
     }
 }
 
-struct Pools {
-    backend: DbBackend,
-    write: DatabaseConnection,
-    ingest: DatabaseConnection,
-    engine: DatabaseConnection,
-    read: DatabaseConnection,
-    suspicion: Suspicion,
-    lock: Option<File>,
-}
-
-async fn open_sqlite(path: &Path, read_connections: u32) -> Result<Pools> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| StoreError::Setup(format!("cannot make {}: {error}", folder.display())))?;
-    }
-    let lock = lock_file(path)?;
-    // The driver sets busy_timeout before any pragma, as switching to WAL needs.
-    let base = SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .busy_timeout(Duration::from_secs(5))
-        .foreign_keys(false)
-        .disable_statement_logging();
-    let writer = base
-        .clone()
-        .journal_mode(SqliteJournalMode::Wal)
-        // A commit is on the disk before it is acknowledged.
-        .synchronous(SqliteSynchronous::Full)
-        .pragma("journal_size_limit", "67108864")
-        .pragma("temp_store", "memory")
-        .pragma("cache_size", "-16000")
-        .statement_cache_capacity(STATEMENTS);
-    let write = SqlitePoolOptions::new()
-        .max_connections(1)
-        .min_connections(1)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_with(writer)
-        .await?;
-    let read = SqlitePoolOptions::new()
-        .max_connections(read_connections)
-        .min_connections(0)
-        .test_before_acquire(false)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_with(base.pragma("query_only", "on"))
-        .await?;
-    let write = SqlxSqliteConnector::from_sqlx_sqlite_pool(write);
-    Ok(Pools {
-        backend: DbBackend::Sqlite,
-        ingest: write.clone(),
-        engine: write.clone(),
-        write,
-        read: SqlxSqliteConnector::from_sqlx_sqlite_pool(read),
-        suspicion: Suspicion::default(),
-        lock: Some(lock),
-    })
-}
-
-/// One process per file: two would both believe all old claims to be a dead process's.
-fn lock_file(path: &Path) -> Result<File> {
-    let lock_path = path.with_added_extension("lock");
-    let describe =
-        |error: std::io::Error| StoreError::Setup(format!("cannot lock {}: {error}", lock_path.display()));
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(describe)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Setup(format!(
-            "another hawser process uses {}; a SQLite store has one process, PostgreSQL takes many",
-            path.display()
-        ))),
-        Err(std::fs::TryLockError::Error(error)) => Err(describe(error)),
-    }
+pub(super) struct Pools {
+    pub backend: DbBackend,
+    pub write: DatabaseConnection,
+    pub ingest: DatabaseConnection,
+    pub engine: DatabaseConnection,
+    pub own: DatabaseConnection,
+    pub read: DatabaseConnection,
+    pub suspicion: Suspicion,
+    pub lock: Option<File>,
 }
 
 async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Result<Pools> {
@@ -270,6 +205,7 @@ async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Res
         write: connect(pool(&options, 4, "SET statement_timeout = '30s'")),
         ingest: connect(pool(&planned, 2, short)),
         engine: connect(pool(&by_key, 6, short)),
+        own: connect(pool(&options, OWN_CONNECTIONS, short)),
         read: connect(pool(&options, read_connections, short)),
         suspicion: suspicion.clone(),
         lock: None,

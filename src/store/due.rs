@@ -16,11 +16,11 @@ pub struct Due {
 }
 
 impl Store {
-    /// On PostgreSQL not the connections that users' reads may hold. SQLite's engine has only the one that writes.
+    /// On PostgreSQL the connections whose plans are made for it. SQLite's engine has only the one that writes.
     pub(super) fn for_claims(&self) -> &DatabaseConnection {
         match self.backend() {
             DbBackend::Postgres => &self.inner.engine,
-            _ => self.reader(),
+            _ => self.own_reader(),
         }
     }
 

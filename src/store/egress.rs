@@ -33,7 +33,7 @@ const SHOWN_AGAIN: Duration = Duration::from_secs(60);
 impl Store {
     /// How long ago attempts showed that the fault is ours, if it was as of the last verdict, and what they show now.
     pub async fn egress(&self, window: Duration) -> Result<(Option<Duration>, Sight)> {
-        look(self.reader(), window).await
+        look(self.own_reader(), window).await
     }
 
     /// The fault is ours. Says whether that is news: of several nodes that come to it, one is first.

@@ -1,5 +1,7 @@
 //! What can go wrong in the store, and which of it passes by itself.
 
+use std::borrow::Cow;
+
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
 
 use crate::domain::error::{Error, ErrorKind};
@@ -19,6 +21,14 @@ pub enum StoreError {
     /// Whether the transaction is committed is not known.
     #[error("the database did not answer the commit")]
     Unanswered(#[source] Box<StoreError>),
+    /// A list that takes longer to read than any may.
+    #[error("reading the {list} was broken off")]
+    ListTooLong {
+        list: &'static str,
+        /// The fields of the request by which less is looked through.
+        narrow: &'static str,
+        source: Box<StoreError>,
+    },
     /// The lease that was to be claimed under is not in force any more.
     #[error("the lease was given up")]
     LeaseGone,
@@ -48,6 +58,31 @@ impl StoreError {
         }
     }
 
+    /// The same of a list, where the database broke its reading off because it took too long.
+    pub(super) fn of_list(self, list: &'static str, narrow: &'static str) -> Self {
+        if self.is_broken_off() { Self::ListTooLong { list, narrow, source: Box::new(self) } } else { self }
+    }
+
+    /// Whether the database ended the statement because it ran for too long.
+    fn is_broken_off(&self) -> bool {
+        // PostgreSQL's query_canceled, and SQLite's INTERRUPT.
+        self.code().is_some_and(|code| code == "57014" || code == "9")
+    }
+
+    fn sqlx(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Db(DbErr::Conn(RuntimeErr::SqlxError(error)))
+            | Self::Db(DbErr::Exec(RuntimeErr::SqlxError(error)))
+            | Self::Db(DbErr::Query(RuntimeErr::SqlxError(error))) => Some(error),
+            Self::Sqlx(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    fn code(&self) -> Option<Cow<'_, str>> {
+        self.sqlx()?.as_database_error()?.code()
+    }
+
     /// Whether it is one stored value that cannot be read, of which nothing else should suffer.
     pub const fn is_unreadable(&self) -> bool {
         matches!(self, Self::Sealed(_) | Self::Corrupt(_))
@@ -62,12 +97,8 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Db(DbErr::ConnectionAcquire(_)) => true,
-            Self::Db(DbErr::Conn(RuntimeErr::SqlxError(error)))
-            | Self::Db(DbErr::Exec(RuntimeErr::SqlxError(error)))
-            | Self::Db(DbErr::Query(RuntimeErr::SqlxError(error))) => is_transient(error),
-            Self::Sqlx(error) => is_transient(error),
             Self::TimedOut | Self::Unanswered(_) | Self::LeaseGone => true,
-            _ => false,
+            _ => self.sqlx().is_some_and(is_transient),
         }
     }
 }
@@ -86,8 +117,10 @@ fn is_transient(error: &sqlx::Error) -> bool {
             Some(code) if code.len() == 5 => {
                 ["08", "25", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
             }
-            // SQLite: BUSY, LOCKED, IOERR, FULL, CANTOPEN, by the low byte of the extended code.
-            Some(code) => code.parse::<i32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14)),
+            // SQLite: BUSY, LOCKED, INTERRUPT, IOERR, FULL, CANTOPEN, by the low byte of the extended code.
+            Some(code) => {
+                code.parse::<i32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 9 | 10 | 13 | 14))
+            }
             None => false,
         },
         _ => false,
@@ -101,6 +134,14 @@ impl From<StoreError> for Error {
         }
         match error {
             StoreError::Setup(message) => Self::new(ErrorKind::FailedPrecondition, "SETUP", message),
+            // Not UNAVAILABLE: clients would try again, and it would take as long.
+            StoreError::ListTooLong { list, narrow, .. } => {
+                let message = format!("the {list} could not be read in time; narrow the call by {narrow}");
+                Self::new(ErrorKind::DeadlineExceeded, "LIST_TOO_LONG", message)
+                    .with("list", list)
+                    .with("narrow_by", narrow)
+                    .caused_by(error)
+            }
             StoreError::ProjectFull { project, .. } => Self::quota("ENDPOINTS", project, error.to_string()),
             error => Self::internal(error),
         }

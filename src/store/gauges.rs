@@ -40,7 +40,7 @@ impl Store {
              {now} - (SELECT min(due_at) FROM queue WHERE claimed_by IS NULL AND parked = 0)"
         );
         let statement = Statement::from_string(self.backend(), sql);
-        let row = self.reader().query_one_raw(statement).await?;
+        let row = self.own_reader().query_one_raw(statement).await?;
         let row = row.ok_or_else(|| StoreError::Corrupt("a count gave no row".to_owned()))?;
         let (due, oldest): (i64, Option<i64>) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
         let not_negative = |number: i64| u64::try_from(number).unwrap_or(0);
@@ -54,7 +54,7 @@ impl Store {
                    GROUP BY project_id, parked";
         let statement = Statement::from_string(self.backend(), sql);
         let mut count = PendingCount::default();
-        for row in self.reader().query_all_raw(statement).await? {
+        for row in self.own_reader().query_all_raw(statement).await? {
             let project = ProjectId::from_uuid(row.try_get_by_index(0)?);
             let deliveries = u64::try_from(row.try_get_by_index::<i64>(2)?).unwrap_or(0);
             let waiting = u64::try_from(row.try_get_by_index::<i64>(3)?).unwrap_or(0);
@@ -76,9 +76,10 @@ impl Store {
                 ("service", &self.inner.write),
                 ("ingest", &self.inner.ingest),
                 ("engine", &self.inner.engine),
+                ("own", &self.inner.own),
                 ("read", &self.inner.read),
             ],
-            _ => &[("write", &self.inner.write), ("read", &self.inner.read)],
+            _ => &[("write", &self.inner.write), ("own", &self.inner.own), ("read", &self.inner.read)],
         };
         let counts = |pool: &sea_orm::DatabaseConnection| match self.backend() {
             DbBackend::Postgres => {

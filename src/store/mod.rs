@@ -42,6 +42,7 @@ mod routes;
 mod rows;
 mod secrets;
 mod silence;
+mod sqlite;
 mod streaks;
 mod subscriptions;
 mod tx;
@@ -52,7 +53,7 @@ mod warnings;
 use std::sync::Arc;
 
 use sea_orm::{DatabaseConnection, DbBackend};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 pub use alerts::{AlertFate, AlertTarget, ClaimedAlert, HeldAlert};
@@ -91,10 +92,15 @@ struct Inner {
     write: DatabaseConnection,
     ingest: DatabaseConnection,
     engine: DatabaseConnection,
+    /// What the server itself must read to go on: routes, keys, the change log, looks of the engine.
+    own: DatabaseConnection,
+    /// What callers ask for.
     read: DatabaseConnection,
     vault: Vault,
     token_key: TokenKey,
     incarnation: Uuid,
+    /// Rings after each commit here.
+    written: Notify,
     /// Rings after each commit that wrote a change record, here or, as far as is heard, elsewhere.
     committed: watch::Sender<()>,
     /// What this process committed last.
@@ -118,15 +124,34 @@ pub enum Lane {
     Engine,
 }
 
+/// Whose reads: on connections of their own, so that callers cannot keep the server from going on.
+#[derive(Clone, Copy, Debug)]
+pub enum Reads {
+    Own,
+    Callers,
+}
+
 impl Store {
     /// Whether all writes share one connection, so that writing them together is cheaper.
     pub fn has_single_writer(&self) -> bool {
         self.inner.backend == DbBackend::Sqlite
     }
 
-    /// For reads outside a transaction.
+    /// For what callers read outside a transaction.
     pub(crate) fn reader(&self) -> &DatabaseConnection {
         &self.inner.read
+    }
+
+    /// For what the server itself must read.
+    pub(crate) fn own_reader(&self) -> &DatabaseConnection {
+        &self.inner.own
+    }
+
+    pub(crate) fn reader_of(&self, reads: Reads) -> &DatabaseConnection {
+        match reads {
+            Reads::Own => self.own_reader(),
+            Reads::Callers => self.reader(),
+        }
     }
 
     pub(crate) fn backend(&self) -> DbBackend {
@@ -159,9 +184,11 @@ impl Store {
         self.inner.alerted.subscribe()
     }
 
-    /// Closes all connections once they are idle.
+    /// Closes all connections once they are idle: on SQLite the writing one last, which then moves what is left of the log
+    /// and removes it.
     pub async fn close(&self) {
-        for pool in [&self.inner.ingest, &self.inner.engine, &self.inner.write, &self.inner.read] {
+        let inner = &self.inner;
+        for pool in [&inner.read, &inner.own, &inner.ingest, &inner.engine, &inner.write] {
             if let Err(error) = pool.clone().close().await {
                 tracing::warn!(error = %error, "closing the database failed");
             }

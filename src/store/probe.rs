@@ -31,7 +31,7 @@ impl Store {
              WHERE e.status = 4 AND q.claimed_by IS NULL AND q.parked = {PARKED_PROBE} LIMIT $1"
         );
         let statement = Statement::from_sql_and_values(self.backend(), sql, [Value::from(i64::from(limit))]);
-        let rows = self.reader().query_all_raw(statement).await?;
+        let rows = self.own_reader().query_all_raw(statement).await?;
         rows.iter().map(|row| Ok(DeliveryId::from_uuid(row.try_get_by_index(0)?))).collect()
     }
 }

@@ -138,8 +138,9 @@ impl Tx {
 }
 
 impl Store {
+    /// Calls that name a project ask whether it is there, publishes among them.
     pub async fn project(&self, id: ProjectId) -> Result<Option<Project>> {
-        let row = project::Entity::find_by_id(id.uuid()).one(self.reader()).await?;
+        let row = project::Entity::find_by_id(id.uuid()).one(self.own_reader()).await?;
         row.map(|row| self.project_of(row)).transpose()
     }
 
@@ -172,7 +173,7 @@ impl Store {
 
     /// A key with the hash of its secret.
     pub async fn key(&self, id: KeyId) -> Result<Option<(ApiKey, Vec<u8>)>> {
-        let row = api_key::Entity::find_by_id(id.uuid()).one(self.reader()).await?;
+        let row = api_key::Entity::find_by_id(id.uuid()).one(self.own_reader()).await?;
         Ok(row.map(key_of))
     }
 
@@ -184,7 +185,7 @@ impl Store {
         }
         let sql = "SELECT k.id FROM v JOIN api_keys k ON k.id = v.key_id WHERE k.revoked_at IS NULL \
                    AND (k.expires_at IS NULL OR k.expires_at > v.now)";
-        let found = rows.query(self.reader(), sql).await?;
+        let found = rows.query(self.own_reader(), sql).await?;
         found.iter().map(|row| Ok(KeyId::from_uuid(row.try_get_by_index(0)?))).collect()
     }
 
@@ -193,7 +194,7 @@ impl Store {
         let row = api_key::Entity::find()
             .filter(api_key::Column::ProjectId.is_null())
             .filter(api_key::Column::RevokedAt.is_null())
-            .one(self.reader())
+            .one(self.own_reader())
             .await?;
         Ok(row.is_some())
     }

@@ -117,7 +117,7 @@ impl Store {
                    ORDER BY rotation_due_at LIMIT $1";
         let values = [i64::from(limit).into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let rows = self.reader().query_all_raw(statement).await?;
+        let rows = self.own_reader().query_all_raw(statement).await?;
         rows.iter()
             .map(|row| {
                 Ok((

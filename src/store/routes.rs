@@ -40,9 +40,9 @@ impl Store {
         let txn = match self.backend() {
             DbBackend::Postgres => {
                 let (isolation, mode) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
-                self.reader().begin_with_config(Some(isolation), Some(mode)).await?
+                self.own_reader().begin_with_config(Some(isolation), Some(mode)).await?
             }
-            _ => self.reader().begin().await?,
+            _ => self.own_reader().begin().await?,
         };
         let routes = self.read_routes(&txn, project, rules, known).await;
         txn.rollback().await?;
@@ -56,7 +56,7 @@ impl Store {
             rows.push([project.uuid().into()]);
         }
         let sql = "SELECT projects.id, projects.routing_version FROM v JOIN projects ON projects.id = v.id";
-        let found = rows.query(self.reader(), sql).await?;
+        let found = rows.query(self.own_reader(), sql).await?;
         found
             .iter()
             .map(|row| Ok((ProjectId::from_uuid(row.try_get_by_index(0)?), row.try_get_by_index(1)?)))

@@ -189,6 +189,7 @@ impl Tx {
         if self.changes.is_empty() {
             self.last.run(&self.txn).await?;
             self.txn.commit().await.map_err(unanswered)?;
+            store.written.notify_one();
             if self.alerted {
                 store.alerted.send_replace(());
             }
@@ -197,6 +198,7 @@ impl Tx {
         }
         let record = super::changes::append(&self.txn, self.last, self.changes).await?;
         self.txn.commit().await.map_err(unanswered)?;
+        store.written.notify_one();
         if store.recent.is_wanted() {
             store.recent.add(Committed { record, attempts: self.attempts });
         }

@@ -1,6 +1,6 @@
 //! Housekeeping in bounded statements.
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
+use sea_orm::{ConnectionTrait, Statement, Value};
 
 use super::Store;
 use super::error::Result;
@@ -28,19 +28,7 @@ impl Store {
 
     /// Asks the database for a sign of life, on connections that callers cannot use up.
     pub async fn ping(&self) -> Result<()> {
-        let pool = match self.backend() {
-            DbBackend::Postgres => &self.inner.engine,
-            _ => &self.inner.read,
-        };
-        pool.execute_unprepared("SELECT 1").await?;
-        Ok(())
-    }
-
-    /// Moves SQLite's log into the file as far as readers allow. PostgreSQL does so by itself.
-    pub async fn checkpoint(&self) -> Result<()> {
-        if self.backend() != DbBackend::Postgres {
-            self.inner.engine.execute_unprepared("PRAGMA wal_checkpoint(PASSIVE)").await?;
-        }
+        self.inner.own.execute_unprepared("SELECT 1").await?;
         Ok(())
     }
 }

@@ -50,6 +50,7 @@ mod labels;
 mod layering;
 mod leases;
 mod limits;
+mod long_reads;
 mod metrics;
 mod mtls;
 mod nodes;

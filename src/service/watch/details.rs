@@ -13,6 +13,7 @@ use crate::domain::change::Change;
 use crate::domain::delivery::Attempt;
 use crate::domain::error::Result;
 use crate::domain::id::{AttemptId, EventId};
+use crate::store::Reads;
 
 /// Attempts read ahead, and payloads, which may be large.
 const ATTEMPTS: usize = 64;
@@ -32,7 +33,7 @@ impl Watcher {
     pub(super) async fn read_details(&mut self) -> Result<()> {
         let (attempts, payloads) = self.missing_details();
         let reading = self.seat.read(async move |store| {
-            let mut found = store.attempts_by_id(&attempts).await?;
+            let mut found = store.attempts_by_id(Reads::Callers, &attempts).await?;
             let mut bodies = store.payloads(&payloads, PAYLOAD_MAX).await?;
             Ok(Details {
                 attempts: attempts.into_iter().map(|id| (id, found.remove(&id))).collect(),

@@ -18,7 +18,7 @@ use crate::domain::delivery::Attempt;
 use crate::domain::error::{Error, Result};
 use crate::domain::id::{AttemptId, KeyId, ProjectId};
 use crate::metrics::{FeedMetrics, Metrics};
-use crate::store::{Committed, Store};
+use crate::store::{Committed, Reads, Store};
 
 /// Records read at once, and the encoded bytes they may have.
 const PAGE: u32 = 64;
@@ -144,7 +144,7 @@ impl Feed {
             self.push(recent);
             return Ok(others);
         }
-        let reading = self.store.changes(Cursor::after(from), PAGE, PAGE_BYTES);
+        let reading = self.store.changes(Reads::Own, Cursor::after(from), PAGE, PAGE_BYTES);
         let Some(page) = self.store.in_time(READ_LONGEST, reading).await? else {
             // Its streams find their own way, or learn that they are too late.
             tracing::warn!("the reader of the change log fell behind what is kept, and begins anew");
@@ -187,7 +187,7 @@ impl Feed {
     ) -> Result<HashMap<AttemptId, Arc<Attempt>>> {
         let changes = records.iter().flat_map(|record| &record.changes).filter(|change| wanted(change));
         let ids: Vec<AttemptId> = attempt_ids(changes).collect();
-        Ok(self.store.in_time(READ_LONGEST, self.store.attempts_by_id(&ids)).await?)
+        Ok(self.store.in_time(READ_LONGEST, self.store.attempts_by_id(Reads::Own, &ids)).await?)
     }
 
     /// Leave to read from the store. Streams that are behind take turns, so that a thousand of them do not take

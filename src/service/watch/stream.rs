@@ -18,6 +18,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::error::{Error, ErrorKind, Result};
 use crate::domain::id::ProjectId;
+use crate::store::Reads;
 use crate::store::snapshot;
 
 /// What a stream that is behind the ring reads at once, and holds until its client takes it.
@@ -173,7 +174,7 @@ impl Watcher {
         let cursor = self.place.cursor;
         self.seat.feed.metrics().catch_ups.inc();
         let reading = self.seat.read(async move |store| {
-            Ok(match store.changes(cursor, CATCH_UP, CATCH_UP_BYTES).await? {
+            Ok(match store.changes(Reads::Callers, cursor, CATCH_UP, CATCH_UP_BYTES).await? {
                 Some(page) => Ok(page.records),
                 None => Err(store.log_bounds().await?.floor),
             })
