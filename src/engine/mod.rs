@@ -18,6 +18,7 @@
 mod alerts;
 mod bells;
 mod breakers;
+mod checkpoints;
 mod claimer;
 mod doorbell;
 mod expander;
@@ -323,6 +324,8 @@ impl Engine {
         supervise_until(&claimer, &failed, &stop, "hearing other nodes", task);
         let task = keeper::run(store.clone(), shared.clone(), settings.node, end.clone());
         supervise_until(&keepers, &failed, &end, "lease keeper", task);
+        let task = checkpoints::run(store.clone(), end.clone());
+        supervise_until(&keepers, &failed, &end, "checkpoints", task);
         let task = bells::send(store.clone(), shared.clone(), silence.clone());
         supervise_until(&ringing, &failed, &silence, "ringing other nodes", task);
         let task = pacer::run(store.clone(), shared.clone(), stop.clone());

@@ -22,6 +22,7 @@ mod bulk_ends;
 mod bulk_ping;
 mod canary;
 mod canary_keys;
+mod checkpoints;
 mod cli_deliveries;
 mod cli_endpoints;
 mod cli_endpoints_refused;
