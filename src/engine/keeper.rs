@@ -1,8 +1,8 @@
 //! The lease keeper: renews the process's lease, frees those of dead processes, and says whether this process
 //! may still send.
 //!
-//! A lease is given up when it lapsed, when its session died, and when a commit that claimed under it was not
-//! answered: such claims may exist without anyone here who knows of them. A new lease is taken, and all that
+//! A lease is given up when it lapsed, as soon as its session ends, and when a commit that claimed under it was
+//! not answered: such claims may exist without anyone here who knows of them. A new lease is taken, and all that
 //! the old one held is freed.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +19,8 @@ use crate::store::{Lease, Result, Store};
 
 /// How soon after a failure the next try follows.
 const RETRY: Duration = Duration::from_millis(500);
+/// However long a lease lasts, a session that died without a word is missed after this.
+const RENEW_LATEST: Duration = Duration::from_secs(5);
 /// Freeing looks through the whole queue.
 const FREEING_LONGEST: Duration = Duration::from_secs(90);
 
@@ -97,6 +99,15 @@ impl Keeper {
         }
     }
 
+    /// Waits for the end of the lease's session, upon which it is given up: others may free its claims from then on.
+    async fn session_ended(&self) {
+        let mut held = self.lease.lock().await;
+        let Some(lease) = held.as_mut() else { return std::future::pending().await };
+        lease.session_ended().await;
+        tracing::warn!(lease = %lease.id, "the database ended the session of the lease");
+        self.give_up(lease.id);
+    }
+
     fn is_given_up(&self) -> bool {
         self.state().given_up
     }
@@ -172,29 +183,31 @@ fn margin(life: Duration) -> Duration {
     life * 2 / 15
 }
 
-/// Renews at a third of the lease's life, until `end`: while the engine drains, its claims must stand.
+/// Renews at a third of the lease's life, or after a few seconds, until `end`: while the engine drains, its claims
+/// must stand.
 pub async fn run(store: Store, shared: Arc<Shared>, node: String, end: CancellationToken) {
     let keeper = shared.keeper.clone();
-    let third = keeper.life / 3;
-    let mut pause = third;
+    let round = (keeper.life / 3).min(RENEW_LATEST);
+    let mut pause = round;
     loop {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            () = keeper.session_ended() => {}
             () = keeper.given_up.notified() => {}
             () = end.cancelled() => return,
         }
         // A connection that hangs must not hold the renewal for ever.
-        pause = match store.in_time(third, keeper.renew(&store, &shared, &node)).await {
-            Ok(()) => third,
+        pause = match store.in_time(round, keeper.renew(&store, &shared, &node)).await {
+            Ok(()) => round,
             Err(error) => {
                 tracing::warn!(error = chain(&error), "the lease could not be renewed");
-                RETRY.min(third)
+                RETRY.min(round)
             }
         };
     }
 }
 
-/// Looks for leases to free as often.
+/// Looks for leases to free at a third of a lease's life.
 pub async fn free(store: Store, shared: Arc<Shared>, stop: CancellationToken) {
     let keeper = shared.keeper.clone();
     let third = keeper.life / 3;

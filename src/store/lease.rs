@@ -12,9 +12,10 @@
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 
-use super::connect::DatabaseUrl;
+use super::connect::{ACQUIRE_TIMEOUT, DatabaseUrl};
 use super::error::Result;
 use super::notify::Bells;
 use super::tx::Tx;
@@ -25,8 +26,8 @@ use crate::domain::id::LeaseId;
 pub struct Lease {
     pub id: LeaseId,
     life: Duration,
-    /// Holds the advisory lock for as long as the process lives.
-    session: Option<PgConnection>,
+    /// Holds the advisory lock for as long as the process lives. It listens to nothing, but hears of its own end.
+    session: Option<PgListener>,
 }
 
 impl Store {
@@ -35,7 +36,7 @@ impl Store {
         let id = LeaseId::new();
         let session = match &self.inner.url {
             DatabaseUrl::Postgres(options) => {
-                let mut session = options.connect().await?;
+                let mut session = listening(options).await?;
                 sqlx::query("SELECT pg_advisory_lock($1)").bind(lock_key(id)).execute(&mut session).await?;
                 Some(session)
             }
@@ -54,7 +55,7 @@ impl Store {
     pub async fn renew_lease(&self, lease: &mut Lease) -> Result<bool> {
         if let Some(session) = &mut lease.session {
             // A dead session lost the advisory lock, and with it the lease.
-            if session.ping().await.is_err() {
+            if sqlx::query("SELECT 1").execute(session).await.is_err() {
                 return Ok(false);
             }
         }
@@ -68,9 +69,8 @@ impl Store {
     /// Gives this process's lease back with whatever it still holds.
     pub async fn drop_lease(&self, lease: Lease) -> Result<()> {
         self.free_own_lease(lease.id).await?;
-        if let Some(session) = lease.session {
-            session.close().await?;
-        }
+        // Its session closes with it.
+        drop(lease);
         Ok(())
     }
 
@@ -102,6 +102,28 @@ impl Store {
         }
         Ok(freed)
     }
+}
+
+impl Lease {
+    /// Waits for the end of the session that holds the lock: from then on others may free what the lease holds. Without end on
+    /// SQLite, whose file lock ends with the process.
+    pub async fn session_ended(&mut self) {
+        let Some(session) = &mut self.session else { return std::future::pending().await };
+        // Nobody notifies it.
+        while let Ok(Some(_)) = session.try_recv().await {}
+    }
+}
+
+/// A session that reads what the server says of its own accord, such as that it ends it.
+async fn listening(options: &PgConnectOptions) -> Result<PgListener> {
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options.clone().application_name("hawser lease").disable_statement_logging());
+    let mut session = PgListener::connect_with(&pool).await?;
+    session.ignore_pool_close_event(true);
+    session.eager_reconnect(false);
+    Ok(session)
 }
 
 impl Tx {

@@ -83,6 +83,47 @@ async fn a_killed_nodes_claims_are_taken_over() {
     .await;
 }
 
+/// The session that holds the lease's lock is cut, so that others may free its claims at once: nothing more is sent under it,
+/// and a new lease is taken long before the next renewal would have been due.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_whose_session_is_cut_is_given_up_at_once() {
+    in_time(async {
+        let arguments = ["--allow-http", "--allow-net", "127.0.0.0/8", "--lease", "300"];
+        let server = Server::start_with(Database::postgres().await, &arguments).await;
+        let world = World::on(server, pb::PausedPolicy::Discard).await;
+        let receiver = Receiver::scripted(|_, _| Reply::after(Duration::from_secs(1))).await;
+        let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "").await;
+        let events = publish_many(&world.client, std::slice::from_ref(&endpoint), 60).await;
+        receiver.wait_for_count(16).await;
+        let mut session = world.server.database().session().await;
+        let before = leases(&mut session).await;
+        let (old, _) = before.iter().next().expect("a lease");
+        // Of the locks with a key of eight bytes the lease's is the only one that is held for long.
+        let cut =
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1";
+        session.execute(cut).await.expect("cut");
+        let begun: HashSet<_> = receiver.seen().iter().map(|one| one.event()).collect();
+        let gone = format!("SELECT COUNT(*) FROM leases WHERE id = '{old}'");
+        world.server.database().until("the old lease is gone", &gone, 0).await;
+        let log = world.server.log();
+        assert!(
+            log.contains("the database ended the session of the lease"),
+            "it was not missed, but heard:\n{log}"
+        );
+        world.server.database().until("the queue is empty", OPEN, 0).await;
+        let mut times = HashMap::<String, usize>::new();
+        for one in receiver.seen() {
+            *times.entry(one.event()).or_default() += 1;
+        }
+        assert!(events.iter().all(|id| times.contains_key(id)), "all of it came");
+        // What began while the cut was on its way is not known here.
+        let repeated: Vec<_> =
+            times.iter().filter(|(id, times)| **times > 1 && !begun.contains(*id)).collect();
+        assert!(repeated.len() <= 16, "what had not begun came once: {repeated:?}");
+    })
+    .await;
+}
+
 /// When each lease ends.
 async fn leases(session: &mut sqlx::PgConnection) -> HashMap<uuid::Uuid, i64> {
     let rows: Vec<(uuid::Uuid, i64)> =
