@@ -141,14 +141,15 @@ impl App {
         reason.map_or(Ok(()), Err)
     }
 
-    /// Not ready; streams and calls end; attempts in flight end; what they came to is written; the lease and
-    /// the connections are given back.
+    /// Not ready; nothing more is claimed; streams and calls end; attempts in flight end; what they came to is written;
+    /// the lease and the connections are given back.
     async fn stop(mut self) {
         tracing::info!("stopping");
         self.stop_ready.cancel();
         if !self.ready.is_finished() {
             let _told = tokio::time::timeout(CALLS_END, &mut self.ready).await;
         }
+        self.engine.stop_claiming();
         self.stop_serving.cancel();
         if !self.server.is_finished() && tokio::time::timeout(CALLS_END, &mut self.server).await.is_err() {
             // A client that never answers the farewell would hold the server open for ever.

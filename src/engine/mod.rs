@@ -161,7 +161,9 @@ pub struct Engine {
     pub routing: Arc<RoutingTable>,
     shared: Arc<Shared>,
     store: Store,
-    /// Ends claiming and upkeep.
+    /// Ends claiming; what is claimed goes on.
+    stop_claiming: CancellationToken,
+    /// Ends attempts and upkeep, and claiming with them.
     stop: CancellationToken,
     /// Ends the writers, once everything that waits is written.
     flush: CancellationToken,
@@ -299,6 +301,7 @@ impl Engine {
         });
 
         let (stop, flush) = (CancellationToken::new(), CancellationToken::new());
+        let stop_claiming = stop.child_token();
         let (end, silence) = (CancellationToken::new(), CancellationToken::new());
         let failed = CancellationToken::new();
         let (writers, claimer, alerting) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
@@ -312,8 +315,8 @@ impl Engine {
             let writer = Writer::new(store.clone(), shared.clone(), inbox, flush.clone());
             supervise(&writers, &failed, "writer", writer.run());
         }
-        let task = claimer::run(store.clone(), shared.clone(), claim_tx, stop.clone());
-        supervise_until(&claimer, &failed, &stop, "claimer", task);
+        let task = claimer::run(store.clone(), shared.clone(), claim_tx, stop_claiming.clone());
+        supervise_until(&claimer, &failed, &stop_claiming, "claimer", task);
         let task = expander::run(store.clone(), shared.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "expander", task);
         let task = keeper::free(store.clone(), shared.clone(), stop.clone());
@@ -328,8 +331,8 @@ impl Engine {
         supervise_until(&keepers, &failed, &end, "checkpoints", task);
         let task = bells::send(store.clone(), shared.clone(), silence.clone());
         supervise_until(&ringing, &failed, &silence, "ringing other nodes", task);
-        let task = pacer::run(store.clone(), shared.clone(), stop.clone());
-        supervise_until(&claimer, &failed, &stop, "pacer", task);
+        let task = pacer::run(store.clone(), shared.clone(), stop_claiming.clone());
+        supervise_until(&claimer, &failed, &stop_claiming, "pacer", task);
         let task = pacer::start(shared.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "starting of paced attempts", task);
         let task = upkeep::run(store.clone(), align_rx, shared.clone(), stop.clone());
@@ -342,15 +345,15 @@ impl Engine {
         let (rules, retry) = (settings.rules, settings.alerts.retry);
         let sender = alerts::Sender::new(store.clone(), shared.clone(), rules, retry, mailer);
         for channel in sender.channels() {
-            let task = sender.clone().run(channel, stop.clone());
-            supervise_until(&alerting, &failed, &stop, "alerts", task);
+            let task = sender.clone().run(channel, stop_claiming.clone());
+            supervise_until(&alerting, &failed, &stop_claiming, "alerts", task);
         }
-        let task = breakers::run(store.clone(), shared.clone(), stop.clone());
-        supervise_until(&claimer, &failed, &stop, "breakers", task);
+        let task = breakers::run(store.clone(), shared.clone(), stop_claiming.clone());
+        supervise_until(&claimer, &failed, &stop_claiming, "breakers", task);
         let task = guard::run(store.clone(), shared.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "systemic guard", task);
-        let task = probes::run(store.clone(), shared.clone(), probes.clone(), stop.clone());
-        supervise_until(&claimer, &failed, &stop, "probes", task);
+        let task = probes::run(store.clone(), shared.clone(), probes.clone(), stop_claiming.clone());
+        supervise_until(&claimer, &failed, &stop_claiming, "probes", task);
         let task = pending::run(store.clone(), shared.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "counting of pending deliveries", task);
         let task = gauges::run(store.clone(), shared.clone(), publish_tx.downgrade(), stop.clone());
@@ -362,6 +365,7 @@ impl Engine {
             routing,
             shared,
             store,
+            stop_claiming,
             stop,
             flush,
             end,
@@ -375,6 +379,12 @@ impl Engine {
             outcomes: outcome_tx,
             failed,
         })
+    }
+
+    /// From now on nothing that lies in the database is taken: no delivery, no probe, no alert. What comes from callers,
+    /// who are still served, is sent as far as there is room for it.
+    pub fn stop_claiming(&self) {
+        self.stop_claiming.cancel();
     }
 
     /// Stops in bounded phases: no new attempts and alerts, then what is in flight, then the unwritten outcomes, then the
