@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, write_operator_key};
 use crate::dispatch::Dispatcher;
 use crate::domain::clock::Timestamp;
-use crate::engine::Engine;
+use crate::engine::{Engine, supervise_until};
 use crate::grpc::{GrpcServer, Health};
 use crate::http::{AdminServer, PortalServer};
 use crate::metrics::Metrics;
@@ -43,7 +43,6 @@ pub struct App {
     /// Ends background tasks of services, and the admin listener.
     stop_tasks: CancellationToken,
     server: JoinHandle<()>,
-    feed: JoinHandle<()>,
     tasks: TaskTracker,
     drain: Duration,
 }
@@ -82,12 +81,17 @@ impl App {
         let (stop_ready, stop_serving, stop_tasks) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let tasks = TaskTracker::new();
-        let feed = tasks.spawn(services.clone().run_feed(stop_tasks.clone()));
-        tasks.spawn(flush_key_uses(services.clone(), stop_tasks.clone()));
+        let failed = engine.failed.clone();
+        let task = services.clone().run_feed(stop_tasks.clone());
+        supervise_until(&tasks, &failed, &stop_tasks, "reader of the change log", task);
+        let task = flush_key_uses(services.clone(), stop_tasks.clone());
+        supervise_until(&tasks, &failed, &stop_tasks, "noting of uses of keys", task);
         // Ends before the engine does: what it commits wakes the engine.
-        tasks.spawn(services.clone().run_rotations(stop_serving.clone()));
+        let task = services.clone().run_rotations(stop_serving.clone());
+        supervise_until(&tasks, &failed, &stop_serving, "rotation of secrets", task);
         if let Some(identity) = &identity {
-            tasks.spawn(reload_on_hangup(identity.clone(), stop_tasks.clone())?);
+            let task = reload_on_hangup(identity.clone(), stop_tasks.clone())?;
+            supervise_until(&tasks, &failed, &stop_tasks, "reading of certificates", task);
         }
 
         let readiness = Readiness::new();
@@ -98,10 +102,12 @@ impl App {
                 .map_err(|error| anyhow::anyhow!("the gRPC server cannot be set up: {error}"))?;
         if let Some(listener) = listeners.admin {
             let admin = AdminServer { metrics, ready: readiness.subscribe() };
-            tasks.spawn(admin.run(listener, stop_tasks.clone()));
+            let task = admin.run(listener, stop_tasks.clone());
+            supervise_until(&tasks, &failed, &stop_tasks, "admin listener", task);
         }
         if let Some(listener) = listeners.portal {
-            tasks.spawn(portal_server.run(listener, stop_serving.clone()));
+            let task = portal_server.run(listener, stop_serving.clone());
+            supervise_until(&tasks, &failed, &stop_serving, "portal listener", task);
         }
         let server = tokio::spawn(server.run(listeners.grpc));
         readiness.begin();
@@ -121,7 +127,6 @@ impl App {
             stop_serving,
             stop_tasks,
             server,
-            feed,
             tasks,
             drain: config.drain,
         })
@@ -132,9 +137,8 @@ impl App {
         let failed = self.engine.failed.clone();
         let reason = tokio::select! {
             () = signal => None,
-            () = failed.cancelled() => Some(anyhow::anyhow!("the engine failed; the log says why")),
+            () = failed.cancelled() => Some(anyhow::anyhow!("a part of the server failed; the log says which")),
             _ = &mut self.server => Some(anyhow::anyhow!("the gRPC server ended by itself; the log says why")),
-            _ = &mut self.feed => Some(anyhow::anyhow!("the reader of the change log ended by itself; the log says why")),
             _ = &mut self.ready => Some(anyhow::anyhow!("the watch over the database ended by itself")),
         };
         self.stop().await;

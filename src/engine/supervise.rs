@@ -1,4 +1,4 @@
-//! The engine's tasks are watched: one that ends when it must not ends the process.
+//! Long-lived tasks are watched, the engine's and the server's: one that ends when it must not ends the process.
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,7 +14,7 @@ pub fn supervise(
     let inner = tokio::spawn(task);
     tracker.spawn(async move {
         if let Err(error) = inner.await {
-            tracing::error!(task = name, error = %error, "a task of the engine failed");
+            tracing::error!(task = name, error = %error, "a task failed");
             failed.cancel();
         }
     });
@@ -33,8 +33,32 @@ pub fn supervise_until(
     tracker.spawn(async move {
         let ended = inner.await;
         if !stop.is_cancelled() {
-            tracing::error!(task = name, result = ?ended, "a task of the engine ended");
+            tracing::error!(task = name, result = ?ended, "a task ended by itself");
             failed.cancel();
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn fails(told: bool, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        let (tracker, failed, stop) =
+            (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        if told {
+            stop.cancel();
+        }
+        supervise_until(&tracker, &failed, &stop, "a task", task);
+        tracker.close();
+        tracker.wait().await;
+        failed.is_cancelled()
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_untold_is_the_end_of_the_process() {
+        assert!(fails(false, async {}).await, "it returned");
+        assert!(fails(false, async { panic!("a defect") }).await, "it panicked");
+        assert!(!fails(true, async {}).await, "it was told to");
+    }
 }
