@@ -1,5 +1,6 @@
 //! The live feed: how far it is, how late, and who follows it.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -22,6 +23,7 @@ pub struct FeedMetrics {
     cut: Family<ReasonLabel, Counter>,
     position: Gauge,
     lag_seconds: Histogram,
+    behind_seconds: Gauge<f64, AtomicU64>,
     /// Reads of the store by streams that are behind what is kept in memory.
     pub catch_ups: Counter,
 }
@@ -33,6 +35,7 @@ impl FeedMetrics {
             cut: Family::default(),
             position: Gauge::default(),
             lag_seconds: Histogram::new(seconds()),
+            behind_seconds: Gauge::default(),
             catch_ups: Counter::default(),
         };
         registry.register("watch_streams", "Open Watch streams", metrics.streams.clone());
@@ -52,6 +55,11 @@ impl FeedMetrics {
             metrics.lag_seconds.clone(),
         );
         registry.register(
+            "feed_behind_seconds",
+            "How long ago a change may have been written that is not read for streams yet",
+            metrics.behind_seconds.clone(),
+        );
+        registry.register(
             "watch_catch_ups",
             "Reads of the store by streams that are behind",
             metrics.catch_ups.clone(),
@@ -63,6 +71,11 @@ impl FeedMetrics {
     pub fn read(&self, position: i64, lag: Duration) {
         self.position.set(position);
         self.lag_seconds.observe(lag.as_secs_f64());
+    }
+
+    /// All changes that were written longer ago than this were read for streams.
+    pub fn behind(&self, behind: Duration) {
+        self.behind_seconds.set(behind.as_secs_f64());
     }
 
     /// A stream was told to end.

@@ -7,7 +7,9 @@ use hawser_client::pb;
 use crate::support::failing::{linear, world_with};
 use crate::support::secrets::seconds;
 use crate::support::world::until;
-use crate::support::{Answer, Database, Desk, PATIENCE, Receiver, Reply, World, on_both, pass_time, web};
+use crate::support::{
+    Answer, Database, Desk, PATIENCE, Receiver, Reply, World, in_time, on_both, pass_time, web,
+};
 
 on_both!(
     known_work_gives_known_numbers,
@@ -44,10 +46,18 @@ pub async fn reaches(world: &World, series: &str, expected: f64) -> String {
 
 /// Scrapes until a series has passed that value.
 async fn passes(world: &World, series: &str, least: f64) {
+    becomes(world, series, |value| value >= least).await;
+}
+
+async fn falls_below(world: &World, series: &str, limit: f64) {
+    becomes(world, series, |value| value < limit).await;
+}
+
+async fn becomes(world: &World, series: &str, wanted: impl Fn(f64) -> bool) {
     let scraping = async {
         loop {
             let (_, text) = web::get(world.server.admin(), "/metrics").await;
-            if value(&text, series).is_some_and(|value| value >= least) {
+            if value(&text, series).is_some_and(&wanted) {
                 return;
             }
             // Read every few seconds.
@@ -55,7 +65,7 @@ async fn passes(world: &World, series: &str, least: f64) {
         }
     };
     let passed = tokio::time::timeout(PATIENCE, scraping).await;
-    passed.unwrap_or_else(|_| panic!("{series} did not pass {least}"));
+    passed.unwrap_or_else(|_| panic!("{series} did not become what it must"));
 }
 
 /// With one attempt in flight and no more than two beside it in memory, the rest is due and nobody's.
@@ -83,6 +93,27 @@ async fn work_that_waits_for_room_grows_old(database: Database) {
         deliveries.iter().map(|id| async move { desk.request(id).await.answer(Answer::Status(204)) });
     futures_util::future::join_all(answers).await;
     reaches(&world, OLDEST, 0.0).await;
+}
+
+/// While the change log cannot be read, streams lack more every second; nothing that is counted when something is read
+/// would show it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_that_cannot_read_says_that_it_is_behind() {
+    const BEHIND: &str = "hawser_feed_behind_seconds";
+    in_time(async {
+        let world = World::new(Database::postgres().await).await;
+        let receiver = Receiver::ok().await;
+        let (endpoint, _) = world.endpoint(&receiver.url("/"), "").await;
+        let mut watch = world.watch().await;
+        let event = world.publish_to(&endpoint, b"{}").await.event_id;
+        // From here on the stream reads from memory, and outlasts the database's absence.
+        until(&mut watch, &event, pb::DeliveryStatus::Success).await;
+        world.server.database().set_reachable(false).await;
+        passes(&world, BEHIND, 3.0).await;
+        world.server.database().set_reachable(true).await;
+        falls_below(&world, BEHIND, 2.0).await;
+    })
+    .await;
 }
 
 async fn the_feed_says_how_far_it_is(database: Database) {

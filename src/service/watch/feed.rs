@@ -33,6 +33,8 @@ const WAKE_PAUSE_MIN: Duration = Duration::from_millis(1);
 /// A read that takes longer waits on a connection that fell silent.
 pub const READ_LONGEST: Duration = Duration::from_secs(10);
 const KEY_CHECK_EVERY: Duration = Duration::from_secs(5);
+/// How often operators are told how far behind it is.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
 
 /// The process's reader of the change log.
 pub struct Feed {
@@ -42,6 +44,8 @@ pub struct Feed {
     pub first_stream: Notify,
     store_reads: Semaphore,
     numbers: AtomicU64,
+    /// What was written before this moment is read, by [`Feed::now`]; 0 while nobody watches.
+    complete_until: AtomicU64,
     started: Instant,
     metrics: Arc<Metrics>,
 }
@@ -55,6 +59,7 @@ impl Feed {
             log: Mutex::default(),
             first_stream: Notify::new(),
             numbers: AtomicU64::new(0),
+            complete_until: AtomicU64::new(0),
             started: Instant::now(),
             metrics,
         })
@@ -83,7 +88,7 @@ impl Feed {
 
     /// Follows the log and looks after the streams until told to stop.
     pub async fn run(&self, stop: CancellationToken) {
-        tokio::join!(self.follow(&stop), self.end_slow(&stop), self.end_revoked(&stop));
+        tokio::join!(self.follow(&stop), self.measure(&stop), self.end_slow(&stop), self.end_revoked(&stop));
     }
 
     /// Rests while nobody watches.
@@ -98,10 +103,19 @@ impl Feed {
                 }
             }
             commits.mark_unchanged();
-            let more = self.advance().await.unwrap_or_else(|error| {
-                tracing::warn!(error = %error, cause = ?error.cause, "the change log could not be read");
-                false
-            });
+            let looked_at = self.now();
+            let more = match self.advance().await {
+                Ok(more) => {
+                    if !more {
+                        self.complete_until(looked_at);
+                    }
+                    more
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error, cause = ?error.cause, "the change log could not be read");
+                    false
+                }
+            };
             if self.log().has_news() && Instant::now() >= wake_at {
                 let cost = WAKE_COST * u32::try_from(self.log().tell(self.now())).unwrap_or(u32::MAX);
                 if cost >= WAKE_PAUSE_MIN {
@@ -120,12 +134,31 @@ impl Feed {
         }
     }
 
+    fn complete_until(&self, at: u64) {
+        self.complete_until.fetch_max(at.max(1), Ordering::Relaxed);
+    }
+
+    /// Says how far behind it is, also while a look does not end or fails.
+    async fn measure(&self, stop: &CancellationToken) {
+        while pause(MEASURE_EVERY, stop).await {
+            let behind = match self.complete_until.load(Ordering::Relaxed) {
+                0 => Duration::ZERO,
+                until => Duration::from_micros(self.now().saturating_sub(until)),
+            };
+            self.metrics().behind(behind);
+        }
+    }
+
     /// Lets go of the ring where no stream is open.
     fn rests(&self) -> bool {
         let mut log = self.log();
         let rests = log.streams == 0;
         if rests {
             log.clear();
+            self.complete_until.store(0, Ordering::Relaxed);
+        } else if self.complete_until.load(Ordering::Relaxed) == 0 {
+            // What came before is no concern of the first stream's.
+            self.complete_until(self.now());
         }
         self.store.keep_recent(!rests);
         rests
@@ -166,7 +199,11 @@ impl Feed {
         let now = Timestamp::now();
         let mut log = self.log();
         for Committed { record, attempts } in records {
-            self.metrics().read(record.position, now.since(record.committed_at));
+            let lag = now.since(record.committed_at);
+            self.metrics().read(record.position, lag);
+            self.complete_until(
+                self.now().saturating_sub(u64::try_from(lag.as_micros()).unwrap_or(u64::MAX)),
+            );
             let attempts = attempts.into_iter().map(|attempt| (attempt.id, attempt)).collect();
             log.push(Entry::new(record, attempts));
         }
