@@ -28,13 +28,15 @@ const PROBES_MAX: u32 = 256;
 #[derive(Default)]
 pub struct Breakers {
     state: Mutex<State>,
-    /// So that nothing is locked while none is open.
+    /// Of both; so that nothing is locked while there is none.
     count: AtomicUsize,
 }
 
 #[derive(Default)]
 struct State {
     open: HashSet<EndpointId>,
+    /// Endpoints that a transaction of this process is switching off.
+    closing: HashSet<EndpointId>,
     /// Grows with every change, so that a look at the store that is older than one is not taken over.
     changes: u64,
 }
@@ -44,13 +46,22 @@ impl Breakers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether nothing but a probe may be sent to this endpoint now.
     pub fn is_open(&self, endpoint: EndpointId) -> bool {
-        self.count.load(Ordering::Acquire) > 0 && self.lock().open.contains(&endpoint)
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let state = self.lock();
+        state.open.contains(&endpoint) || state.closing.contains(&endpoint)
     }
 
     /// How many are open.
     pub fn known_open(&self) -> usize {
-        self.count.load(Ordering::Acquire)
+        self.lock().open.len()
+    }
+
+    fn count(&self, state: &State) {
+        self.count.store(state.open.len() + state.closing.len(), Ordering::Release);
     }
 
     pub fn open(&self, endpoint: EndpointId) {
@@ -58,7 +69,7 @@ impl Breakers {
         if state.open.insert(endpoint) {
             state.changes += 1;
         }
-        self.count.store(state.open.len(), Ordering::Release);
+        self.count(&state);
     }
 
     pub fn close(&self, endpoint: EndpointId) {
@@ -66,7 +77,19 @@ impl Breakers {
         if state.open.remove(&endpoint) {
             state.changes += 1;
         }
-        self.count.store(state.open.len(), Ordering::Release);
+        self.count(&state);
+    }
+
+    fn begin_closing(&self, endpoints: &[EndpointId]) {
+        let mut state = self.lock();
+        state.closing.extend(endpoints);
+        self.count(&state);
+    }
+
+    fn end_closing(&self, endpoints: &[EndpointId]) {
+        let mut state = self.lock();
+        state.closing.retain(|closing| !endpoints.contains(closing));
+        self.count(&state);
     }
 
     fn changes(&self) -> u64 {
@@ -78,8 +101,28 @@ impl Breakers {
         let mut state = self.lock();
         if state.changes == looked_at {
             state.open = open;
-            self.count.store(state.open.len(), Ordering::Release);
+            self.count(&state);
         }
+    }
+}
+
+/// Keeps attempts from endpoints from before the commit that switches them off until the routes say so, or until it is
+/// dropped because they stay ACTIVE.
+pub struct Closing {
+    shared: Arc<Shared>,
+    endpoints: Vec<EndpointId>,
+}
+
+impl Closing {
+    pub fn new(shared: Arc<Shared>, endpoints: Vec<EndpointId>) -> Self {
+        shared.breakers.begin_closing(&endpoints);
+        Self { shared, endpoints }
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.shared.breakers.end_closing(&self.endpoints);
     }
 }
 
@@ -109,7 +152,13 @@ async fn look(store: &Store, shared: &Arc<Shared>, stop: &CancellationToken) -> 
         if stop.is_cancelled() {
             return Ok(());
         }
-        probe(store, shared, endpoint).await?;
+        match probe(store, shared, endpoint).await {
+            // It concerns this one alone.
+            Err(error) if !error.is_transient() => {
+                tracing::warn!(%endpoint, error = chain(&error), "an open breaker could not be probed");
+            }
+            probed => probed?,
+        }
     }
     Ok(())
 }
@@ -140,5 +189,20 @@ mod tests {
         assert!(breakers.is_open(learned) && !breakers.is_open(known));
         breakers.replace(HashSet::new(), breakers.changes());
         assert!(!breakers.is_open(learned));
+    }
+    #[test]
+    fn what_is_being_switched_off_is_shut_whatever_a_look_says() {
+        let breakers = Breakers::default();
+        let (closing, resting) = (EndpointId::new(), EndpointId::new());
+        breakers.begin_closing(&[closing]);
+        assert!(breakers.is_open(closing));
+        breakers.replace(HashSet::from([resting]), breakers.changes());
+        breakers.close(closing);
+        assert!(breakers.is_open(closing) && breakers.is_open(resting));
+        assert_eq!(breakers.known_open(), 1, "it has no open breaker");
+        breakers.end_closing(&[closing]);
+        assert!(!breakers.is_open(closing) && breakers.is_open(resting));
+        breakers.close(resting);
+        assert_eq!(breakers.count.load(Ordering::Acquire), 0);
     }
 }

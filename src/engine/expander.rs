@@ -3,8 +3,9 @@
 //! Expansions take turns too, so that none waits for another's end, and one that fails does not hold up the rest.
 //! What a step makes lies due for any node. Any number of nodes may expand at once; each step finds its own work.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -21,22 +22,35 @@ const ROUND: Duration = Duration::from_secs(2);
 /// Deliveries in one step: so few that it is a short turn for those who wait.
 const STEP: usize = 500;
 const STEP_LONGEST: Duration = Duration::from_secs(15);
+/// Before one that failed is tried again.
+const REST: Duration = Duration::from_secs(10);
 /// No event is before it.
 const START: EventId = EventId::from_uuid(Uuid::nil());
 
+/// What is to be expanded next, and what is passed over.
+struct Expander {
+    store: Store,
+    shared: Arc<Shared>,
+    /// Whose turn was last.
+    after: EventId,
+    /// Expansions that failed, and until when they are left alone.
+    resting: HashMap<EventId, Instant>,
+}
+
+/// What a step came to.
+enum Stepped {
+    On,
+    /// The next one rests.
+    Over,
+    /// There is none after it.
+    End,
+}
+
 pub async fn run(store: Store, shared: Arc<Shared>, stop: CancellationToken) {
-    let mut after = START;
+    let mut expander = Expander { store, shared: shared.clone(), after: START, resting: HashMap::new() };
     while !stop.is_cancelled() {
-        match store.in_time(STEP_LONGEST, step(&store, &shared, &mut after)).await {
-            Ok(true) => continue,
-            Ok(false) if after != START => {
-                after = START;
-                continue;
-            }
-            Ok(false) => {}
-            Err(error) => {
-                tracing::warn!(error = chain(&error), event = %after, "deliveries could not be made; the next round tries again");
-            }
+        if expander.lap(&stop).await {
+            continue;
         }
         tokio::select! {
             () = shared.expansions.notified() => {}
@@ -46,42 +60,78 @@ pub async fn run(store: Store, shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-/// One step of the expansion after `after`; says whether there was one.
-async fn step(store: &Store, shared: &Shared, after: &mut EventId) -> Result<bool> {
-    let mut tx = store.begin(Lane::Engine).await?;
-    // No more than what would have been made at once.
-    let limit = u16::try_from(STEP.min(shared.fan_out.at_once).max(1)).unwrap_or(u16::MAX);
-    let Some(step) = tx.next_expansion(*after, limit).await? else {
-        tx.rollback().await?;
-        return Ok(false);
-    };
-    *after = step.event.event;
-    let project = step.event.project;
-    let lease = shared.keeper.lease();
-    let routes = match tx.footing(lease, &[project]).await?.versions.get(&project) {
-        Some(version) => shared.routing.at_least(project, *version).await?,
-        None => None,
-    };
-    let deliveries: Vec<NewDelivery> = step
-        .targets
-        .iter()
-        .map(|endpoint| match &routes {
-            Some(routes) => match routes.endpoint(*endpoint) {
-                Some(route) => new_delivery(shared, route, routes.paused_policy),
+impl Expander {
+    /// One step of each expansion to the last; says whether any of them went on.
+    async fn lap(&mut self, stop: &CancellationToken) -> bool {
+        let mut went_on = false;
+        while !stop.is_cancelled() {
+            let (store, before) = (self.store.clone(), self.after);
+            match store.in_time(STEP_LONGEST, self.step()).await {
+                Ok(Stepped::On) => went_on = true,
+                Ok(Stepped::Over) => {}
+                Ok(Stepped::End) => {
+                    self.after = START;
+                    return went_on;
+                }
+                Err(error) => {
+                    let event = self.after;
+                    tracing::warn!(error = chain(&error), %event, "deliveries could not be made; it is tried again");
+                    if error.is_transient() || event == before {
+                        return false;
+                    }
+                    // It concerns this one alone.
+                    let now = Instant::now();
+                    self.resting.retain(|_, until| *until > now);
+                    self.resting.insert(event, now + REST);
+                }
+            }
+        }
+        false
+    }
+
+    /// One step of the expansion after `after`.
+    async fn step(&mut self) -> Result<Stepped> {
+        let (store, shared) = (&self.store, &self.shared);
+        let mut tx = store.begin(Lane::Engine).await?;
+        let Some(event) = tx.next_expansion(self.after).await? else {
+            tx.rollback().await?;
+            return Ok(Stepped::End);
+        };
+        self.after = event;
+        if self.resting.get(&event).is_some_and(|until| *until > Instant::now()) {
+            tx.rollback().await?;
+            return Ok(Stepped::Over);
+        }
+        // No more than what would have been made at once.
+        let limit = u16::try_from(STEP.min(shared.fan_out.at_once).max(1)).unwrap_or(u16::MAX);
+        let step = tx.expansion_step(event, limit).await?;
+        let project = step.event.project;
+        let lease = shared.keeper.lease();
+        let routes = match tx.footing(lease, &[project]).await?.versions.get(&project) {
+            Some(version) => shared.routing.at_least(project, *version).await?,
+            None => None,
+        };
+        let deliveries: Vec<NewDelivery> = step
+            .targets
+            .iter()
+            .map(|endpoint| match &routes {
+                Some(routes) => match routes.endpoint(*endpoint) {
+                    Some(route) => new_delivery(shared, route, routes.paused_policy),
+                    None => of_deleted(*endpoint),
+                },
                 None => of_deleted(*endpoint),
-            },
-            None => of_deleted(*endpoint),
-        })
-        .collect();
-    for closed in tx.expand(lease, &step, &deliveries).await? {
-        shared.breakers.close(closed);
+            })
+            .collect();
+        for closed in tx.expand(lease, &step, &deliveries).await? {
+            shared.breakers.close(closed);
+        }
+        tx.commit().await?;
+        for endpoint in paced(&deliveries) {
+            shared.pacer.tell(project, endpoint);
+        }
+        shared.claims.ring();
+        Ok(Stepped::On)
     }
-    tx.commit().await?;
-    for endpoint in paced(&deliveries) {
-        shared.pacer.tell(project, endpoint);
-    }
-    shared.claims.ring();
-    Ok(true)
 }
 
 /// The delivery of an endpoint that was deleted since the event was accepted.

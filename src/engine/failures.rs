@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use super::Shared;
+use super::breakers::Closing;
 use super::turn::Outcome;
 use super::worker;
 use super::writer::chain;
+use crate::domain::id::{EndpointId, ProjectId};
 use crate::store::{Aftermath, FailureRules, Hold};
 
 /// How attempts are judged.
@@ -16,6 +18,13 @@ pub fn rules(shared: &Shared) -> FailureRules {
         egress_failing: shared.guard.egress_failing(),
         egress_window: shared.guard.window,
     }
+}
+
+/// From now on nothing starts for the endpoints that a transaction, which is about to be committed, switches off. To be
+/// kept until [`obey`] is through, or dropped where they are not switched off after all.
+pub fn close(shared: &Arc<Shared>, aftermath: &Aftermath) -> Option<Closing> {
+    let endpoints: Vec<EndpointId> = aftermath.disabled.iter().map(|(_, _, endpoint)| *endpoint).collect();
+    (!endpoints.is_empty()).then(|| Closing::new(shared.clone(), endpoints))
 }
 
 /// Nothing more starts for an endpoint that was switched off or whose breaker opened, and what waited for one that
@@ -36,21 +45,24 @@ pub async fn obey(shared: &Arc<Shared>, aftermath: Aftermath) {
     for (project, version, endpoint) in aftermath.recovered {
         tracing::info!(%endpoint, "its probe succeeded: it is ACTIVE again");
         shared.breakers.close(endpoint);
-        if let Err(error) = shared.routing.refresh(project, version).await {
-            tracing::warn!(error = chain(&error), "routes could not be read");
-        }
+        renew_routes(shared, project, version).await;
     }
     for (project, version, endpoint) in aftermath.disabled {
         tracing::info!(%endpoint, "it became INACTIVE");
         shared.breakers.close(endpoint);
-        if let Err(error) = shared.routing.refresh(project, version).await {
-            tracing::warn!(error = chain(&error), "routes could not be read");
-        }
+        renew_routes(shared, project, version).await;
         let routes = shared.routing.get(project);
         let owner = routes.and_then(|routes| routes.endpoint(endpoint)?.owner.clone());
         worker::empty_lane(shared, endpoint, |job| {
             Outcome::Discarded(Box::new(worker::discard(job, owner.clone())))
         });
         shared.align.tell(endpoint);
+    }
+}
+
+/// Where they cannot be read now, nothing goes by the old ones: they are read when the next attempt is to start.
+async fn renew_routes(shared: &Shared, project: ProjectId, version: i64) {
+    if let Err(error) = shared.routing.renew(project, version).await {
+        tracing::warn!(error = chain(&error), "routes could not be read");
     }
 }

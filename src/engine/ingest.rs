@@ -320,6 +320,7 @@ fn job(delivery: &NewDelivery, lease: LeaseId, event: &Event) -> ClaimedDelivery
         probe: None,
         start_by: None,
         again: false,
+        lost: None,
         message: event.message.clone(),
     }
 }

@@ -9,7 +9,7 @@
 //! slots. The **keeper** renews the process's lease, without which nothing is sent, and frees those of dead
 //! processes. **Probes** try out endpoints that were switched off. **Alerts** tell people what happens to endpoints. The **pacer** reserves
 //! the slots of endpoints with a rate limit. On PostgreSQL there may be other nodes: **versions** keeps the routing table as new as their changes,
-//! and **bells** tell each other what is worth a look.
+//! and **bells** tell each other what is worth a look. **Upkeep** moves what is queued for an endpoint whose state changed.
 //!
 //! What is promised: an event is acknowledged after its commit; an outcome is written under the fencing token
 //! of its claim; a crash repeats at most what was in flight or not yet written. What is not: any order
@@ -33,6 +33,7 @@ mod pacer;
 mod pending;
 mod probes;
 mod publish_rates;
+mod request;
 mod routing;
 mod supervise;
 mod trim;
@@ -112,8 +113,7 @@ impl Wake {
     /// To be awaited after a change of endpoints or subscriptions was committed and before it is acknowledged:
     /// no attempt of this process starts by the old settings after it.
     pub async fn routes_changed(&self, project: ProjectId, version: i64) -> Result<()> {
-        self.routing.refresh(project, version).await?;
-        Ok(())
+        Ok(self.routing.renew(project, version).await?)
     }
 
     /// The same after a change of many: whoever needs the project's routes next reads them, so that changes one after

@@ -68,7 +68,15 @@ async fn start(store: &Store, shared: &Arc<Shared>, stop: &CancellationToken) ->
         if stop.is_cancelled() {
             return Ok(());
         }
-        if let Some(claimed) = claim(store, shared, Wanted::Endpoint(delivery)).await? {
+        let claimed = match claim(store, shared, Wanted::Endpoint(delivery)).await {
+            // It concerns this one alone.
+            Err(error) if !error.is_transient() => {
+                tracing::warn!(%delivery, error = chain(&error), "a probe could not be claimed");
+                continue;
+            }
+            claimed => claimed?,
+        };
+        if let Some(claimed) = claimed {
             shared.confirm(&claimed).await;
             for job in claimed.deliveries {
                 worker::probe(shared, job);

@@ -88,8 +88,15 @@ impl RoutingTable {
         }
     }
 
-    /// Reads a project's routes again. To be awaited after a change was committed and before it is
-    /// acknowledged, so that no attempt starts by the old settings after that.
+    /// Sets older routes aside and reads the new ones. To be awaited after a change was committed and before it is
+    /// acknowledged: no attempt starts by the old settings after that, also where they cannot be read.
+    pub async fn renew(&self, project: ProjectId, version: i64) -> Result<()> {
+        self.outdate(project, version);
+        self.refresh(project, version).await?;
+        Ok(())
+    }
+
+    /// Reads a project's routes, unless they are known at this version or a later one.
     pub async fn refresh(&self, project: ProjectId, version: i64) -> Result<Option<Arc<ProjectRoutes>>> {
         let mut told = self.refreshing.lock().await;
         if let Some(routes) = self.get(project).filter(|routes| routes.version >= version) {

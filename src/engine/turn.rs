@@ -3,7 +3,9 @@
 use tokio::sync::{mpsc, oneshot};
 
 use super::intake::Publish;
-use crate::store::{ClaimRequest, Claimed, Discarded, FinishedAttempt, Lane, Released, Result};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::Probe;
+use crate::store::{ClaimRequest, Claimed, Discarded, FinishedAttempt, Hold, Lane, Released, Result};
 
 /// What became of a claimed delivery.
 pub enum Outcome {
@@ -117,6 +119,26 @@ impl Batch {
         let own = std::mem::replace(&mut self.publishes, earlier);
         self.publishes.extend(own);
         self.bytes = self.publishes.iter().map(|publish| publish.event.message.payload.len()).sum();
+    }
+
+    /// Its claims given back, not to be taken up again before that time.
+    pub fn given_back(&self, due: Timestamp) -> Vec<Released> {
+        let finished = self.finished.iter().map(|one| Released {
+            delivery: one.attempt.delivery,
+            endpoint: one.attempt.endpoint,
+            claim: one.claim,
+            hold: if one.probe == Some(Probe::Endpoint) { Hold::Probe } else { Hold::No },
+            due: Some(due),
+        });
+        let discarded = self.discarded.iter().map(|one| Released {
+            delivery: one.delivery,
+            endpoint: one.endpoint,
+            claim: one.claim,
+            hold: Hold::No,
+            due: Some(due),
+        });
+        let released = self.released.iter().map(|one| Released { due: Some(due), ..*one });
+        finished.chain(discarded).chain(released).collect()
     }
 
     /// In smaller parts: by kind, then in halves. The batch itself where it is one thing.

@@ -1,26 +1,24 @@
 //! The workers: each takes deliveries from the lanes and attempts them, one at a time, while there are any.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use futures_util::FutureExt;
+use http::{Method, header};
 
 use super::Shared;
 use super::lanes::LaneRule;
+use super::request;
 use super::turn::Outcome;
 use crate::dispatch::{Identity, OutboundRequest, Token, TokenError};
 use crate::domain::attempt::{AttemptOutcome, ErrorClass};
 use crate::domain::clock::Timestamp;
-use crate::domain::credentials::{AuthMethod, Authentication};
 use crate::domain::delivery::{self, Attempt, Probe, Verdict};
-use crate::domain::endpoint::{ContentType, EndpointStatus, suggests_credential};
-use crate::domain::event::Message;
-use crate::domain::form::{self, NotAForm};
+use crate::domain::endpoint::EndpointStatus;
 use crate::domain::id::{AttemptId, EndpointId};
 use crate::domain::routing::EndpointRoute;
-use crate::domain::signature;
-use crate::store::{ClaimedDelivery, Discarded, FinishedAttempt, Hold, Next};
+use crate::store::{ClaimedDelivery, Discarded, FinishedAttempt, Hold, Lost, Next};
 
 /// Starts workers for all deliveries that have a slot.
 pub fn pump(shared: &Arc<Shared>) {
@@ -54,9 +52,13 @@ async fn work(shared: Arc<Shared>, mut job: ClaimedDelivery) {
 /// what the attempt came to, none where nothing was sent.
 async fn see_through(shared: &Shared, mut job: ClaimedDelivery) -> Option<Arc<Attempt>> {
     loop {
-        let outcome = match attempt(shared, &job).await {
-            Made::Outcome(outcome) => outcome,
-            Made::NotYet(rule) => {
+        let outcome = match caught(attempt(shared, &job)).await {
+            Some(Made::Outcome(outcome)) => outcome,
+            None => {
+                tracing::error!(delivery = %job.id, endpoint = %job.endpoint, "an attempt panicked; the delivery waits");
+                Outcome::Released(job.postpone(Timestamp::now().plus(PANICKED_AGAIN)))
+            }
+            Some(Made::NotYet(rule)) => {
                 let (project, endpoint) = (job.message.project, job.endpoint);
                 shared.lanes.put_back(job, rule);
                 shared.pacer.tell_soon(project, endpoint);
@@ -84,6 +86,11 @@ async fn see_through(shared: &Shared, mut job: ClaimedDelivery) -> Option<Arc<At
     }
 }
 
+/// What a future comes to; none where it panics, so that its slot and its claim are given back all the same.
+async fn caught<T>(what: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(what).catch_unwind().await.ok()
+}
+
 fn measure(shared: &Shared, finished: &FinishedAttempt) {
     let (attempt, outcome) = (&finished.attempt, &finished.attempt.outcome);
     let class = match &outcome.error {
@@ -97,6 +104,8 @@ fn measure(shared: &Shared, finished: &FinishedAttempt) {
 
 /// When work is looked at again whose routes could not be read.
 const ROUTES_AGAIN: Duration = Duration::from_secs(5);
+/// When a delivery is attempted again whose attempt panicked: by a fault of ours, which may well be there again.
+const PANICKED_AGAIN: Duration = Duration::from_secs(60);
 
 /// What became of a delivery that was to be attempted.
 enum Made {
@@ -134,6 +143,9 @@ async fn attempt(shared: &Shared, job: &ClaimedDelivery) -> Made {
             let outcome = AttemptOutcome::unsent(Timestamp::now(), ErrorClass::Cancelled, detail);
             return Made::finished(finish(&route, job, Vec::new(), outcome));
         }
+        if let Some(lost) = job.lost {
+            return Made::finished(without_event(&route, job, lost));
+        }
         let Some(credentials) = route.credentials.as_ref().filter(|credentials| credentials.need_token())
         else {
             return Made::finished(send(shared, &route, job, None).await);
@@ -155,6 +167,20 @@ async fn attempt(shared: &Shared, job: &ClaimedDelivery) -> Made {
             }
         };
     }
+}
+
+/// An attempt of which nothing can be sent. What does not read may be mended; what is gone does not come back.
+fn without_event(route: &EndpointRoute, job: &ClaimedDelivery, lost: Lost) -> FinishedAttempt {
+    let detail = match lost {
+        Lost::Gone => "the event is gone from the store",
+        Lost::Unreadable => "the stored event cannot be read",
+    };
+    let outcome = AttemptOutcome::unsent(Timestamp::now(), ErrorClass::Cancelled, detail);
+    let mut finished = finish(route, job, Vec::new(), outcome);
+    if lost == Lost::Gone {
+        finished.next = Next::Failed;
+    }
+    finished
 }
 
 /// The endpoint's route, if an attempt may start now; or else what becomes of the delivery.
@@ -226,14 +252,14 @@ async fn send(
 ) -> FinishedAttempt {
     let number = job.attempts.saturating_add(1);
     let now = Timestamp::now();
-    let body = body(route, &job.message.payload);
+    let body = request::body(route, &job.message.payload);
     let unsendable = body.is_err();
     // The bytes that are signed are those that are sent.
-    let mut headers = headers(route, job, number, now, body.as_ref().map_or(&[], |body| body));
+    let mut headers = request::headers(route, job, number, now, body.as_ref().map_or(&[], |body| body));
     if let Some(token) = token {
         headers.insert(header::AUTHORIZATION, token.header.clone());
     }
-    let request_headers = shown(&headers, route, &job.message);
+    let request_headers = request::shown(&headers, route, &job.message);
     let outcome = match (&route.url, body) {
         (Some(url), Ok(body)) => {
             let request = OutboundRequest {
@@ -324,104 +350,17 @@ fn identity(route: &EndpointRoute) -> Identity {
     }
 }
 
-const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-const DELIVERY_ID: HeaderName = HeaderName::from_static("hawser-delivery-id");
-const ATTEMPT: HeaderName = HeaderName::from_static("hawser-attempt");
-const EVENT_TYPE: HeaderName = HeaderName::from_static("hawser-event-type");
-const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("Hawser/", env!("CARGO_PKG_VERSION")));
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The payload as the endpoint wants it.
-fn body(route: &EndpointRoute, payload: &Bytes) -> Result<Bytes, NotAForm> {
-    match route.content_type {
-        ContentType::Json => Ok(payload.clone()),
-        ContentType::Form => form::encode(payload).map(Bytes::from),
+    #[tokio::test]
+    async fn a_panic_ends_nothing_but_the_attempt() {
+        assert_eq!(caught(async { 1 }).await, Some(1));
+        let panics = async {
+            tokio::task::yield_now().await;
+            panic!("meant by the test");
+        };
+        assert_eq!(caught::<()>(panics).await, None);
     }
-}
-
-/// The headers of a delivery: ours, then the event's, then the endpoint's, which were checked when they were
-/// set not to be ours, and last what authenticates it, and the signature.
-fn headers(
-    route: &EndpointRoute,
-    job: &ClaimedDelivery,
-    number: u16,
-    now: Timestamp,
-    body: &[u8],
-) -> HeaderMap {
-    let event = job.message.event.to_string();
-    let signature = signature::sign(&route.signature, &route.secrets, &event, now, body);
-    let mut headers = HeaderMap::with_capacity(12 + job.message.headers.len() + route.headers.len());
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(route.content_type.as_str()));
-    headers.insert(header::USER_AGENT, USER_AGENT);
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    headers.insert(WEBHOOK_TIMESTAMP, now.as_secs().into());
-    headers.insert(ATTEMPT, number.into());
-    let ours = [
-        (WEBHOOK_ID, event),
-        (DELIVERY_ID, job.id.to_string()),
-        (EVENT_TYPE, job.message.event_type.to_string()),
-    ];
-    for (name, value) in ours {
-        // Ids, base64 and event types are ASCII.
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(name, value);
-        }
-    }
-    let theirs = job.message.headers.iter().map(|(name, value)| (name, value));
-    for (name, value) in theirs.chain(route.headers.iter().map(|header| (&header.name, &header.value))) {
-        match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            (Ok(name), Ok(value)) => {
-                headers.insert(name, value);
-            }
-            _ => tracing::warn!(endpoint = %route.id, "a stored header is not one that HTTP can carry"),
-        }
-    }
-    if let Some(authentication) = authentication(route) {
-        match authentication.header() {
-            Some((name, value)) => {
-                headers.insert(name, value);
-            }
-            // Put in by whoever has it.
-            None if matches!(authentication.method, AuthMethod::OAuth2(_)) => {}
-            None => {
-                tracing::warn!(endpoint = %route.id, "a stored credential is not one that HTTP can carry")
-            }
-        }
-    }
-    // Last, so that no header of an event's takes its place.
-    match (HeaderName::try_from(route.signature.header_name()), HeaderValue::try_from(signature)) {
-        (Ok(name), Ok(value)) => {
-            headers.insert(name, value);
-        }
-        _ => tracing::error!(endpoint = %route.id, "a signature could not be put in its header"),
-    }
-    headers
-}
-
-fn authentication(route: &EndpointRoute) -> Option<&Authentication> {
-    route.credentials.as_ref()?.authentication.as_ref()
-}
-
-/// What was sent, as it may be shown: without signatures and credentials, those too that the event or the endpoint
-/// brings in headers of its own.
-fn shown(headers: &HeaderMap, route: &EndpointRoute, message: &Message) -> Vec<(String, String)> {
-    let credential = authentication(route).map(Authentication::header_name);
-    // No name of ours suggests one, so there is nothing to look for where nobody added a header.
-    let has_added = !message.headers.is_empty() || !route.headers.is_empty();
-    let secret = |name: &HeaderName| {
-        name == route.signature.header_name()
-            || credential == Some(name.as_str())
-            || (has_added && suggests_credential(name.as_str()))
-    };
-    headers
-        .iter()
-        .map(|(name, value)| {
-            let value = if secret(name) {
-                "[redacted]".to_owned()
-            } else {
-                String::from_utf8_lossy(value.as_bytes()).into_owned()
-            };
-            (name.as_str().to_owned(), value)
-        })
-        .collect()
 }

@@ -9,15 +9,16 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::breakers::Closing;
 use super::ingest::{self, Verdict};
 use super::intake::Publish;
 use super::turn::{Batch, Inbox, TURN_BYTES, TURN_EVENTS, TURN_OUTCOMES, recv};
 use super::{Shared, failures, worker};
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{DeliveryStatus, Probe};
+use crate::domain::delivery::DeliveryStatus;
 use crate::domain::error::Error;
 use crate::domain::id::LeaseId;
-use crate::store::{Aftermath, Claimed, FinishedAttempt, Hold, Next, Released, Result, Store, StoreError};
+use crate::store::{Aftermath, Claimed, FinishedAttempt, Next, Result, Store, StoreError};
 
 const TURN_LONGEST: Duration = Duration::from_secs(15);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
@@ -32,6 +33,8 @@ struct Written {
     /// None where nothing was asked for, or the lease was given up.
     claimed: Option<Claimed>,
     aftermath: Aftermath,
+    /// Keeps attempts from endpoints that it switched off until the routes say so too.
+    closing: Option<Closing>,
     /// Deliveries that ended without an attempt.
     discarded: u64,
 }
@@ -163,6 +166,7 @@ impl Writer {
                     self.shared.keeper.give_up(lease);
                 }
                 failures::obey(&self.shared, written.aftermath).await;
+                drop(written.closing);
                 self.settle(batch, written.verdicts, written.claimed);
                 None
             }
@@ -201,6 +205,7 @@ impl Writer {
         if !batch.finished.is_empty() {
             let rules = failures::rules(&self.shared);
             written.aftermath = tx.finish_attempts(&batch.finished, &rules).await?;
+            written.closing = failures::close(&self.shared, &written.aftermath);
         }
         if !batch.released.is_empty() {
             for closed in tx.release(&batch.released).await? {
@@ -317,34 +322,34 @@ impl Writer {
         }
     }
 
-    /// The last try, without what the receiver sent. What is refused even so is given back, to be attempted again
-    /// after a while: at least once.
+    /// The last try, without what the receiver sent. What is refused even so is given back, to be taken up again after
+    /// a while: at least once.
     async fn write_plain(&mut self, batch: Batch) {
         let lease = self.shared.keeper.lease();
         let error = match self.store.in_time(TURN_LONGEST, self.write(lease, &batch)).await {
-            Ok(written) => return failures::obey(&self.shared, written.aftermath).await,
+            Ok(written) => {
+                failures::obey(&self.shared, written.aftermath).await;
+                drop(written.closing);
+                return;
+            }
             Err(error) if error.is_transient() => return self.postpone(batch, error),
             Err(error) => error,
         };
         tracing::error!(error = chain(&error), outcomes = batch.outcomes(), "outcomes could not be written");
-        let due = Some(Timestamp::now().plus(REFUSED_AGAIN));
-        let given_back = batch.finished.iter().map(|one| Released {
-            delivery: one.attempt.delivery,
-            endpoint: one.attempt.endpoint,
-            claim: one.claim,
-            hold: if one.probe == Some(Probe::Endpoint) { Hold::Probe } else { Hold::No },
-            due,
-        });
-        let released: Vec<Released> = given_back.collect();
-        if released.is_empty() {
-            return;
-        }
+        let released = batch.given_back(Timestamp::now().plus(REFUSED_AGAIN));
         let batch = Batch { released, ..Batch::default() };
         match self.store.in_time(TURN_LONGEST, self.write(lease, &batch)).await {
             Ok(_) => {}
             Err(error) if error.is_transient() => self.postpone(batch, error),
             Err(error) => {
-                tracing::error!(error = chain(&error), "claims stay until the lease ends");
+                tracing::error!(
+                    error = chain(&error),
+                    "claims could not be given back; their lease is given up"
+                );
+                // Or they would stay for as long as it is renewed.
+                for one in batch.released {
+                    self.shared.keeper.give_up(one.claim.lease);
+                }
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 
-use super::claim::Claimed;
+use super::claim::{Claimed, RETURNED};
 use super::error::Result;
 use super::outcomes::PARKED_BREAKER;
 use super::rows::{Kind, Rows};
@@ -79,7 +79,7 @@ impl Tx {
             "UPDATE queue SET claimed_by = $2, token = token + 1 WHERE claimed_by IS NULL AND id IN ( \
                SELECT id FROM queue WHERE endpoint_id = $1 AND parked = {PARKED_BREAKER} AND claimed_by IS NULL \
                AND due_at <= {now} ORDER BY due_at LIMIT 1 {lock} \
-             ) RETURNING id, endpoint_id, event_id, token, attempts, budget_start, created_at"
+             ) RETURNING {RETURNED}"
         );
         let values = [endpoint.uuid().into(), lease.uuid().into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);

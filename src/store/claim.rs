@@ -1,10 +1,11 @@
 //! Taking due work from the queue.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use sea_orm::{DbBackend, QueryResult};
+use sea_orm::{ConnectionTrait, DbBackend, QueryResult};
 
 use super::error::{Result, StoreError};
 use super::now_sql;
@@ -40,7 +41,18 @@ pub struct ClaimedDelivery {
     pub start_by: Option<Instant>,
     /// The attempt before this one met a connection that had gone stale.
     pub again: bool,
+    /// Why its event cannot be sent. The message then holds what is known of it.
+    pub lost: Option<Lost>,
     pub message: Arc<Message>,
+}
+
+/// What is wrong with a delivery's event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Its row is gone.
+    Gone,
+    /// Its row is there, and does not read.
+    Unreadable,
 }
 
 /// What a claim took.
@@ -51,8 +63,13 @@ pub struct Claimed {
     pub versions: HashMap<ProjectId, i64>,
 }
 
-/// An event with its project's routing version.
-type Found = (Arc<Message>, i64);
+/// An event as far as it can be read, with its project's routing version.
+#[derive(Clone)]
+struct Found {
+    message: Arc<Message>,
+    lost: Option<Lost>,
+    version: i64,
+}
 
 impl ClaimedDelivery {
     /// Gives it back without an attempt.
@@ -73,6 +90,7 @@ impl ClaimedDelivery {
 
 struct QueueRow {
     id: DeliveryId,
+    project: ProjectId,
     endpoint: EndpointId,
     event: EventId,
     token: i64,
@@ -80,6 +98,10 @@ struct QueueRow {
     budget_start: u16,
     created_at: Timestamp,
 }
+
+/// What a statement that claims returns of the queue.
+pub(super) const RETURNED: &str = "queue.id, queue.project_id, queue.endpoint_id, queue.event_id, queue.token, \
+                                   queue.attempts, queue.budget_start, queue.created_at";
 
 impl Tx {
     /// Claims those of the deliveries that are still due and nobody's, and reads their events. Fails with
@@ -92,18 +114,23 @@ impl Tx {
         self.claimed(lease, rows).await
     }
 
-    /// What the queue's rows say that a claim returned, with their events.
+    /// What the queue's rows say that a claim returned, with their events. Whoever claims a delivery gets it, or nothing
+    /// would ever end it: also where its event is gone, or does not read.
     pub(super) async fn claimed(&self, lease: LeaseId, rows: Vec<QueryResult>) -> Result<Claimed> {
         let mut rows = rows.iter().map(queue_row).collect::<Result<Vec<_>>>()?;
         // RETURNING is in no order; ids are in the order of creation.
         rows.sort_by_key(|row| row.id);
         let events = self.events_of(&rows).await?;
         let mut versions = HashMap::new();
-        let deliveries = rows.into_iter().filter_map(|row| {
-            // A delivery without its event cannot be sent; retention keeps events of open deliveries.
-            let (message, version) = events.get(&row.event)?.clone();
-            versions.insert(message.project, version);
-            Some(ClaimedDelivery {
+        let mut deliveries = Vec::with_capacity(rows.len());
+        for row in rows {
+            let found = events.get(&row.event).cloned().unwrap_or_else(|| {
+                tracing::error!(delivery = %row.id, event = %row.event, "the event of a delivery is gone");
+                Found::lost(row.event, row.project, "", Lost::Gone)
+            });
+            let version = versions.entry(row.project).or_default();
+            *version = found.version.max(*version);
+            deliveries.push(ClaimedDelivery {
                 id: row.id,
                 endpoint: row.endpoint,
                 claim: Claim { lease, token: row.token },
@@ -113,10 +140,10 @@ impl Tx {
                 probe: None,
                 start_by: None,
                 again: false,
-                message,
-            })
-        });
-        let deliveries = deliveries.collect();
+                lost: found.lost,
+                message: found.message,
+            });
+        }
         Ok(Claimed { deliveries, versions })
     }
 
@@ -126,8 +153,6 @@ impl Tx {
             wanted.push([id.uuid().into(), lease.uuid().into()]);
         }
         let (parked, now) = (request.hold.code(), now_sql(self.backend()));
-        let returning =
-            "RETURNING queue.id, endpoint_id, event_id, token, attempts, budget_start, created_at";
         let sql = match self.backend() {
             // What another node is about to take is left to it. The rows are asked for by their key, and the rest is said
             // so that no other index fits: by statistics from when little was waiting, those of what waits look better
@@ -137,55 +162,117 @@ impl Tx {
                    SELECT q.id, v.lease FROM v JOIN queue AS q ON q.id = v.id \
                    WHERE COALESCE(q.claimed_by, q.id) = q.id AND parked + 0 = {parked} AND due_at <= {now} \
                    FOR UPDATE OF q SKIP LOCKED \
-                 ) AS mine WHERE queue.id = mine.id {returning}"
+                 ) AS mine WHERE queue.id = mine.id RETURNING {RETURNED}"
             ),
             _ => format!(
                 "UPDATE queue SET claimed_by = v.lease, token = token + 1 FROM v \
-                 WHERE queue.id = v.id AND claimed_by IS NULL AND parked = {parked} AND due_at <= {now} {returning}"
+                 WHERE queue.id = v.id AND claimed_by IS NULL AND parked = {parked} AND due_at <= {now} \
+                 RETURNING {RETURNED}"
             ),
         };
         wanted.query(self.db(), &sql).await
     }
 
+    /// The events of claimed deliveries. One that does not read concerns its own deliveries alone.
     async fn events_of(&self, queue: &[QueueRow]) -> Result<HashMap<EventId, Found>> {
-        let mut ids: Vec<EventId> = queue.iter().map(|row| row.event).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let mut rows = Rows::new([("id", Kind::Uuid)]);
-        for id in ids {
-            rows.push([id.uuid().into()]);
+        let wanted: BTreeMap<EventId, ProjectId> = queue.iter().map(|row| (row.event, row.project)).collect();
+        let damage_met = &self.store().inner.damage_met;
+        // Where the database itself fails to read a row, its transaction on PostgreSQL is of no more use. That is so
+        // rare that only a process that has met it pays for the way back.
+        if !damage_met.load(Ordering::Relaxed) {
+            let found = self.read_events(&wanted).await;
+            if found.as_ref().is_err_and(StoreError::is_damage) {
+                damage_met.store(true, Ordering::Relaxed);
+            }
+            return found;
         }
-        let sql = "SELECT events.id, events.project_id, events.event_type, events.payload, events.headers, \
-                   COALESCE(projects.routing_version, 0) FROM v JOIN events ON events.id = v.id \
-                   LEFT JOIN projects ON projects.id = events.project_id";
-        let mut events = HashMap::new();
+        self.db().execute_unprepared("SAVEPOINT events").await?;
+        match self.read_events(&wanted).await {
+            Err(error) if error.is_damage() => {}
+            found => return found,
+        }
+        let mut found = HashMap::with_capacity(wanted.len());
+        for (event, project) in wanted {
+            self.db().execute_unprepared("ROLLBACK TO SAVEPOINT events").await?;
+            match self.read_events(&BTreeMap::from([(event, project)])).await {
+                Err(error) if error.is_damage() => {
+                    tell_unreadable(event, &error);
+                    found.insert(event, Found::lost(event, project, "", Lost::Unreadable));
+                }
+                one => found.extend(one?),
+            }
+        }
+        self.db().execute_unprepared("ROLLBACK TO SAVEPOINT events").await?;
+        Ok(found)
+    }
+
+    async fn read_events(&self, wanted: &BTreeMap<EventId, ProjectId>) -> Result<HashMap<EventId, Found>> {
+        let mut rows = Rows::new([("id", Kind::Uuid)]);
+        for event in wanted.keys() {
+            rows.push([event.uuid().into()]);
+        }
+        let sql = "SELECT events.id, events.project_id, COALESCE(projects.routing_version, 0), events.event_type,                    events.payload, events.headers FROM v JOIN events ON events.id = v.id                    LEFT JOIN projects ON projects.id = events.project_id";
+        let mut events = HashMap::with_capacity(wanted.len());
         for row in rows.query(self.db(), sql).await? {
             let event = EventId::from_uuid(row.try_get_by_index(0)?);
-            let event_type: String = row.try_get_by_index(2)?;
-            let payload: Vec<u8> = row.try_get_by_index(3)?;
-            let headers: Option<String> = row.try_get_by_index(4)?;
-            let message = Message {
-                event,
-                project: ProjectId::from_uuid(row.try_get_by_index(1)?),
-                event_type: event_type.into(),
-                payload: payload.into(),
-                headers: parse_headers(headers.as_deref())?,
+            let project = ProjectId::from_uuid(row.try_get_by_index(1)?);
+            let found = match message(&row, event, project) {
+                Ok(message) => {
+                    Found { message: Arc::new(message), lost: None, version: row.try_get_by_index(2)? }
+                }
+                Err(error) => {
+                    tell_unreadable(event, &error);
+                    let event_type: String = row.try_get_by_index(3).unwrap_or_default();
+                    Found::lost(event, project, &event_type, Lost::Unreadable)
+                }
             };
-            events.insert(event, (Arc::new(message), row.try_get_by_index(5)?));
+            events.insert(event, found);
         }
         Ok(events)
     }
 }
 
+impl Found {
+    /// What is known of an event that cannot be sent. Nothing of it hangs on the routes.
+    fn lost(event: EventId, project: ProjectId, event_type: &str, lost: Lost) -> Self {
+        let message = Message {
+            event,
+            project,
+            event_type: Arc::from(event_type),
+            payload: bytes::Bytes::new(),
+            headers: Vec::new(),
+        };
+        Self { message: Arc::new(message), lost: Some(lost), version: 0 }
+    }
+}
+
+fn message(row: &QueryResult, event: EventId, project: ProjectId) -> Result<Message> {
+    let event_type: String = row.try_get_by_index(3)?;
+    let payload: Vec<u8> = row.try_get_by_index(4)?;
+    let headers: Option<String> = row.try_get_by_index(5)?;
+    Ok(Message {
+        event,
+        project,
+        event_type: event_type.into(),
+        payload: payload.into(),
+        headers: parse_headers(headers.as_deref())?,
+    })
+}
+
+fn tell_unreadable(event: EventId, error: &StoreError) {
+    tracing::error!(%event, ?error, "a stored event does not read; attempts to deliver it fail");
+}
+
 fn queue_row(row: &QueryResult) -> Result<QueueRow> {
     Ok(QueueRow {
         id: DeliveryId::from_uuid(row.try_get_by_index(0)?),
-        endpoint: EndpointId::from_uuid(row.try_get_by_index(1)?),
-        event: EventId::from_uuid(row.try_get_by_index(2)?),
-        token: row.try_get_by_index(3)?,
-        attempts: count(row.try_get_by_index(4)?),
-        budget_start: count(row.try_get_by_index(5)?),
-        created_at: Timestamp::from_millis(row.try_get_by_index(6)?),
+        project: ProjectId::from_uuid(row.try_get_by_index(1)?),
+        endpoint: EndpointId::from_uuid(row.try_get_by_index(2)?),
+        event: EventId::from_uuid(row.try_get_by_index(3)?),
+        token: row.try_get_by_index(4)?,
+        attempts: count(row.try_get_by_index(5)?),
+        budget_start: count(row.try_get_by_index(6)?),
+        created_at: Timestamp::from_millis(row.try_get_by_index(7)?),
     })
 }
 

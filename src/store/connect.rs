@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hawser_migrations::{Migrator, MigratorTrait};
@@ -137,6 +138,7 @@ impl Store {
                 recent: Recent::default(),
                 alerted: watch::Sender::new(()),
                 suspicion: pools.suspicion,
+                damage_met: AtomicBool::new(false),
                 outbox: Outbox::default(),
                 process: uuid::Uuid::now_v7(),
                 _lock: pools.lock,

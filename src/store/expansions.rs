@@ -57,37 +57,44 @@ impl Tx {
         Ok(())
     }
 
-    /// Locks the first expansion of an event after `after` that nobody else works on, and reads its next
-    /// targets, `limit` at most.
-    pub async fn next_expansion(&self, after: EventId, limit: u16) -> Result<Option<ExpansionStep>> {
+    /// Locks the first expansion of an event after `after` that nobody else works on, and names it.
+    pub async fn next_expansion(&self, after: EventId) -> Result<Option<EventId>> {
         let backend = self.backend();
         let lock = match backend {
             DbBackend::Postgres => "FOR UPDATE SKIP LOCKED",
             _ => "",
         };
+        let sql =
+            format!("SELECT event_id FROM expansions WHERE event_id > $1 ORDER BY event_id LIMIT 1 {lock}");
+        let statement = Statement::from_sql_and_values(backend, sql, [Value::from(after.uuid())]);
+        let row = self.db().query_one_raw(statement).await?;
+        row.map(|row| Ok(EventId::from_uuid(row.try_get_by_index(0)?))).transpose()
+    }
+
+    /// The next targets, `limit` at most, of an expansion that this transaction has locked.
+    pub async fn expansion_step(&self, event: EventId, limit: u16) -> Result<ExpansionStep> {
         let sql = format!(
-            "SELECT event_id, project_id, event_type, created_at, expanded, \
-             substr(targets, expanded * {ID_BYTES} + 1, $2), length(targets) \
-             FROM expansions WHERE event_id > $1 ORDER BY event_id LIMIT 1 {lock}"
+            "SELECT project_id, event_type, created_at, expanded, \
+             substr(targets, expanded * {ID_BYTES} + 1, $2), length(targets) FROM expansions WHERE event_id = $1"
         );
-        let values = [Value::from(after.uuid()), Value::from(i32::from(limit) * ID_BYTES)];
-        let statement = Statement::from_sql_and_values(backend, sql, values);
-        let Some(row) = self.db().query_one_raw(statement).await? else { return Ok(None) };
-        let event_type: String = row.try_get_by_index(2)?;
-        let event = EventHead {
-            event: EventId::from_uuid(row.try_get_by_index(0)?),
-            project: ProjectId::from_uuid(row.try_get_by_index(1)?),
+        let values = [Value::from(event.uuid()), Value::from(i32::from(limit) * ID_BYTES)];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        let corrupt = || StoreError::Corrupt(format!("the targets of {event}"));
+        let row = self.db().query_one_raw(statement).await?.ok_or_else(corrupt)?;
+        let event_type: String = row.try_get_by_index(1)?;
+        let head = EventHead {
+            event,
+            project: ProjectId::from_uuid(row.try_get_by_index(0)?),
             event_type: Arc::from(event_type),
-            created_at: Timestamp::from_millis(row.try_get_by_index(3)?),
+            created_at: Timestamp::from_millis(row.try_get_by_index(2)?),
         };
-        let bytes: Vec<u8> = row.try_get_by_index(5)?;
-        let corrupt = || StoreError::Corrupt(format!("the targets of {}", event.event));
+        let bytes: Vec<u8> = row.try_get_by_index(4)?;
         let ids = bytes.chunks(16).map(|id| Uuid::from_slice(id).map(EndpointId::from_uuid));
         let targets = ids.collect::<Result<Vec<_>, _>>().map_err(|_| corrupt())?;
-        let expanded: i32 = row.try_get_by_index(4)?;
+        let expanded: i32 = row.try_get_by_index(3)?;
         let expanded = expanded + i32::try_from(targets.len()).map_err(|_| corrupt())?;
-        let total = row.try_get_by_index::<i32>(6)? / ID_BYTES;
-        Ok(Some(ExpansionStep { event, targets, expanded, total }))
+        let total = row.try_get_by_index::<i32>(5)? / ID_BYTES;
+        Ok(ExpansionStep { event: head, targets, expanded, total })
     }
 
     /// Writes a step's deliveries and moves on; the last step ends the expansion. Returns the endpoints whose breaker

@@ -52,6 +52,7 @@ mod vault;
 mod warnings;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use sea_orm::{DatabaseConnection, DbBackend};
 use tokio::sync::{Notify, watch};
@@ -61,7 +62,7 @@ pub use alerts::{AlertFate, AlertTarget, ClaimedAlert, HeldAlert};
 pub use bulk::EndpointKey;
 pub use changes::{ChangePage, LogBounds};
 pub use checkpoint::Checkpoints;
-pub use claim::{ClaimRequest, Claimed, ClaimedDelivery};
+pub use claim::{ClaimRequest, Claimed, ClaimedDelivery, Lost};
 pub use connect::{DatabaseUrl, StoreSettings};
 pub use due::Due;
 pub use endpoints::snapshot;
@@ -110,6 +111,8 @@ struct Inner {
     /// Rings after each commit here that wrote an alert.
     alerted: watch::Sender<()>,
     suspicion: silence::Suspicion,
+    /// The database failed to read an event that was to be claimed.
+    damage_met: AtomicBool,
     /// What other processes should hear.
     outbox: notify::Outbox,
     /// Names this process among its bells.

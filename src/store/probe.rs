@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use sea_orm::{ConnectionTrait, Statement, Value};
 use uuid::Uuid;
 
-use super::Store;
-use super::claim::Claimed;
+use super::claim::{Claimed, RETURNED};
 use super::error::Result;
 use super::health::Aftermath;
 use super::outcomes::{FinishedAttempt, Next, PARKED_PROBE};
 use super::tx::Tx;
+use super::{Store, now_sql};
 use crate::domain::attempt::ErrorClass;
 use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind, EndpointChangeKind};
 use crate::domain::clock::Timestamp;
@@ -23,12 +23,14 @@ use crate::domain::endpoint::{Circuit, Endpoint, EndpointStatus};
 use crate::domain::id::{DeliveryId, EndpointId, LeaseId, ProjectId};
 
 impl Store {
-    /// Deliveries that are to probe and that nobody holds, `limit` at most.
+    /// Deliveries that are to probe, that are due and that nobody holds, `limit` at most.
     pub async fn waiting_probes(&self, limit: u32) -> Result<Vec<DeliveryId>> {
         // 4 is PENDING.
         let sql = format!(
             "SELECT q.id FROM endpoints e JOIN queue q ON q.id = e.probe \
-             WHERE e.status = 4 AND q.claimed_by IS NULL AND q.parked = {PARKED_PROBE} LIMIT $1"
+             WHERE e.status = 4 AND q.claimed_by IS NULL AND q.parked = {PARKED_PROBE} \
+             AND q.due_at <= {} LIMIT $1",
+            now_sql(self.backend())
         );
         let statement = Statement::from_sql_and_values(self.backend(), sql, [Value::from(i64::from(limit))]);
         let rows = self.own_reader().query_all_raw(statement).await?;
@@ -61,7 +63,7 @@ impl Tx {
         let sql = format!(
             "UPDATE queue SET claimed_by = $2, token = token + 1 \
              WHERE id = $1 AND claimed_by IS NULL AND parked = {PARKED_PROBE} \
-             RETURNING id, endpoint_id, event_id, token, attempts, budget_start, created_at"
+             RETURNING {RETURNED}"
         );
         let values = [delivery.uuid().into(), lease.uuid().into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);

@@ -9,14 +9,17 @@ use hawser_client::pb;
 use hawser_client::pb::publish_event_request::Target;
 use tonic::Code;
 
+use crate::support::desk::Held;
 use crate::support::world::{publish, until};
-use crate::support::{Database, Receiver, Reply, World, in_time, on_both, pass_time};
+use crate::support::{Answer, Database, Desk, Receiver, Reply, World, in_time, on_both, pass_time};
 
 on_both!(
     a_refused_event_fails_alone,
     a_refused_outcome_is_recorded_without_what_was_received,
     an_outcome_that_is_refused_whole_is_given_back,
+    a_claim_that_cannot_be_given_back_does_not_rest,
     a_project_that_cannot_be_read_stands_alone,
+    a_change_is_in_force_though_its_routes_cannot_be_read,
 );
 
 const POISON: &str = "poison";
@@ -175,4 +178,64 @@ async fn an_outcome_that_is_refused_whole_is_given_back(database: Database) {
         (0, 1),
         "nothing of it is recorded, and it waits"
     );
+}
+
+/// Two events of an endpoint that has one attempt at a time: the first is under way, and the second waits behind it.
+async fn one_behind_the_other(world: &World, desk: &Desk) -> (pb::Endpoint, Held, pb::Delivery) {
+    let endpoint = pb::Endpoint { url: desk.url("/hook"), max_in_flight: 1, ..Default::default() };
+    let (endpoint, _) = world.create(endpoint, &["*"]).await;
+    let first = world.publish_to(&endpoint, b"{}").await.event_id;
+    let first = desk.request(&world.deliveries_of(&first).await[0].id).await;
+    let second = world.publish_to(&endpoint, b"{}").await.event_id;
+    let second = world.deliveries_of(&second).await.remove(0);
+    assert_eq!(second.status(), pb::DeliveryStatus::Processing);
+    (endpoint, first, second)
+}
+
+async fn a_claim_that_cannot_be_given_back_does_not_rest(database: Database) {
+    let world = World::new(database).await;
+    let desk = Desk::open().await;
+    let (endpoint, first, second) = one_behind_the_other(&world, &desk).await;
+    let mut sql = world.server.sql().await;
+    // 6 is DISCARDED, which it is to become; nor may it be given back for later.
+    sql.refuse_change("deliveries", "NEW.status = 6", "no_discards").await;
+    sql.refuse_change("queue", "NEW.due_at > OLD.due_at", "no_delays").await;
+    let delete = pb::DeleteEndpointRequest { endpoint_id: endpoint.id, ..Default::default() };
+    world.client.endpoints().delete_endpoint(delete).await.expect("deleted");
+    first.answer(Answer::Status(200));
+    let refused = async {
+        while !world.server.log().contains("outcomes could not be written") {
+            pass_time(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    in_time(refused).await;
+    sql.allow("queue", "no_delays").await;
+    sql.allow("deliveries", "no_discards").await;
+    sql.until_numbers("SELECT COUNT(*) FROM queue", &[0]).await;
+    let second = world.deliveries_of(&second.event_id).await.remove(0);
+    assert_eq!(second.status(), pb::DeliveryStatus::Discarded);
+}
+
+async fn a_change_is_in_force_though_its_routes_cannot_be_read(database: Database) {
+    let world = World::new(database).await;
+    let desk = Desk::open().await;
+    let (endpoint, first, second) = one_behind_the_other(&world, &desk).await;
+    world.endpoint(&desk.url("/broken"), "acme").await;
+    let mut sql = world.server.sql().await;
+    sql.run("UPDATE endpoints SET disable_policy = '{\"of\": \"the future\"}' WHERE url LIKE '%/broken'")
+        .await;
+    sql.run(READ_AGAIN).await;
+    let pause = pb::PauseEndpointRequest { endpoint_id: endpoint.id.clone(), ..Default::default() };
+    world.client.endpoints().pause_endpoint(pause).await.expect_err("its routes cannot be read");
+    // 2 is PAUSED.
+    assert_eq!(sql.count("endpoints WHERE status = 2").await, 1, "it was committed all the same");
+    first.answer(Answer::Status(200));
+    sql.until_numbers("SELECT COUNT(*) FROM queue WHERE claimed_by IS NULL", &[1]).await;
+    assert!(!desk.has_more(&second.id), "it was not sent");
+
+    sql.run("UPDATE endpoints SET disable_policy = NULL WHERE url LIKE '%/broken'").await;
+    sql.run(READ_AGAIN).await;
+    let resume = pb::ResumeEndpointRequest { endpoint_id: endpoint.id, ..Default::default() };
+    world.client.endpoints().resume_endpoint(resume).await.expect("resumed");
+    desk.request(&second.id).await.answer(Answer::Status(200));
 }

@@ -28,6 +28,7 @@ fn job(endpoint: EndpointId, attempts: u16) -> ClaimedDelivery {
         probe: None,
         start_by: None,
         again: false,
+        lost: None,
         message: Arc::new(message),
     }
 }
