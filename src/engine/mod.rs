@@ -36,6 +36,7 @@ mod publish_rates;
 mod request;
 mod routing;
 mod supervise;
+mod tidy;
 mod trim;
 mod turn;
 mod upkeep;
@@ -338,6 +339,8 @@ impl Engine {
         supervise_until(&claimer, &failed, &stop, "starting of paced attempts", task);
         let task = upkeep::run(store.clone(), align_rx, shared.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "upkeep", task);
+        let task = tidy::run(store.clone(), stop.clone());
+        supervise_until(&claimer, &failed, &stop, "housekeeping", task);
         let task =
             trim::run(store.clone(), settings.changes_retention, settings.alerts.retention, stop.clone());
         supervise_until(&claimer, &failed, &stop, "trimming by age", task);

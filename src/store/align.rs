@@ -28,7 +28,7 @@ pub struct Aligned {
 
 impl Store {
     /// The first endpoint after this one whose work may need to be brought in line: with parked work, or
-    /// INACTIVE or PENDING with any.
+    /// INACTIVE or PENDING with any. Of deleted ones only those with parked work: see [`Store::deleted_with_work`].
     pub async fn unaligned_after(&self, after: Option<EndpointId>) -> Result<Option<EndpointId>> {
         let after = after.map_or(uuid::Uuid::nil(), EndpointId::uuid);
         // 3 is INACTIVE, 4 PENDING.
@@ -47,6 +47,42 @@ impl Store {
             }
         }
         Ok(next)
+    }
+
+    /// Endpoints after `after` that are deleted and have work, out of the next `limit` endpoints with work that nobody
+    /// holds; and where the next look goes on, none at the end. However much work an endpoint has, it costs one look.
+    pub async fn deleted_with_work(
+        &self,
+        after: EndpointId,
+        limit: u32,
+    ) -> Result<(Vec<EndpointId>, Option<EndpointId>)> {
+        let next = |after: &str| {
+            format!(
+                "(SELECT endpoint_id FROM queue WHERE claimed_by IS NULL AND endpoint_id > {after} \
+                 ORDER BY endpoint_id LIMIT 1)"
+            )
+        };
+        let sql = format!(
+            "WITH RECURSIVE walk(endpoint_id, place) AS ( \
+               SELECT {first}, 1 UNION ALL \
+               SELECT {then}, place + 1 FROM walk WHERE walk.endpoint_id IS NOT NULL AND place < $2 \
+             ) SELECT endpoint_id, EXISTS (SELECT 1 FROM endpoints WHERE endpoints.id = walk.endpoint_id) \
+             FROM walk WHERE endpoint_id IS NOT NULL ORDER BY place",
+            first = next("$1"),
+            then = next("walk.endpoint_id"),
+        );
+        let values = [Value::from(after.uuid()), Value::from(i64::from(limit))];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        let rows = self.reader().query_all_raw(statement).await?;
+        let (mut deleted, mut last) = (Vec::new(), None);
+        for row in &rows {
+            let endpoint = EndpointId::from_uuid(row.try_get_by_index(0)?);
+            last = Some(endpoint);
+            if !row.try_get_by_index::<bool>(1)? {
+                deleted.push(endpoint);
+            }
+        }
+        Ok((deleted, last.filter(|_| rows.len() >= limit as usize)))
     }
 }
 
@@ -141,8 +177,9 @@ impl Tx {
             now.as_millis()
         );
         ended.clone().execute(self.db(), &sql).await?;
-        let sql = "SELECT d.id, d.project_id, d.event_id, e.event_type, d.attempts, d.last_error, d.last_status, \
-                   d.created_at FROM v JOIN deliveries d ON d.id = v.id JOIN events e ON e.id = d.event_id";
+        let sql = "SELECT d.id, d.project_id, d.event_id, COALESCE(e.event_type, ''), d.attempts, d.last_error, \
+                   d.last_status, d.created_at FROM v JOIN deliveries d ON d.id = v.id \
+                   LEFT JOIN events e ON e.id = d.event_id";
         let owner: Option<std::sync::Arc<str>> = owner.map(Into::into);
         for row in ended.query(self.db(), sql).await? {
             let event_type: String = row.try_get_by_index(3)?;

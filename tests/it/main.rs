@@ -87,6 +87,7 @@ mod timeouts;
 mod tls;
 mod trust;
 mod upgrade;
+mod upkeep;
 mod watch;
 mod watch_limits;
 mod watch_order;

@@ -1,0 +1,36 @@
+//! Housekeeping: partitions are made ahead, expired keys go, SQLite's log is moved into its file.
+//!
+//! Each step is a bounded statement that may be repeated, interrupted, or run on several nodes at once, and none hangs
+//! on another's success.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::writer::chain;
+use crate::store::{Result, Store};
+
+const ROUND: Duration = Duration::from_secs(60);
+/// What takes longer waits on a connection that fell silent.
+const STEP_LONGEST: Duration = Duration::from_secs(30);
+
+pub async fn run(store: Store, stop: CancellationToken) {
+    // The first round is at the start.
+    let mut round = tokio::time::interval(ROUND);
+    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = round.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        step(&store, "making partitions", store.make_partitions()).await;
+        step(&store, "forgetting expired keys", store.forget_expired_keys()).await;
+        step(&store, "a checkpoint", store.checkpoint()).await;
+    }
+}
+
+async fn step(store: &Store, what: &'static str, step: impl Future<Output = Result<()>>) {
+    if let Err(error) = store.in_time(STEP_LONGEST, step).await {
+        tracing::warn!(what, error = chain(&error), "housekeeping failed; the next round tries again");
+    }
+}
