@@ -62,6 +62,7 @@ mod open_files;
 mod outage;
 mod own_addresses;
 mod paging;
+mod partitions;
 mod pause;
 mod ping;
 mod poison;
