@@ -25,7 +25,6 @@ pub async fn run(store: Store, stop: CancellationToken) {
         }
         step(&store, "making partitions", store.make_partitions()).await;
         step(&store, "forgetting expired keys", store.forget_expired_keys()).await;
-        step(&store, "a checkpoint", store.checkpoint()).await;
     }
 }
 
