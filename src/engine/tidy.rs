@@ -1,4 +1,4 @@
-//! Housekeeping: partitions are made ahead, expired keys go, SQLite's log is moved into its file.
+//! Housekeeping: partitions are made ahead, expired keys go.
 //!
 //! Each step is a bounded statement that may be repeated, interrupted, or run on several nodes at once, and none hangs
 //! on another's success.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method, Request, Response, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Version, header};
 use tonic::body::Body;
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer, Service, ServiceExt};
@@ -84,6 +84,9 @@ where
 
 /// Browsers name their page's origin, and cannot read the trailers of plain gRPC.
 fn is_plain(request: &Request<Body>) -> bool {
+    if request.version() != Version::HTTP_2 {
+        return false;
+    }
     let headers = request.headers();
     let plain = headers.get(header::CONTENT_TYPE).is_some_and(|kind| {
         kind.as_bytes().strip_prefix(b"application/grpc").is_some_and(|rest| !rest.starts_with(b"-"))

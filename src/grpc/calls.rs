@@ -34,6 +34,7 @@ pub struct CallLimits {
     pub max: usize,
 }
 
+const REFLECTION: &str = "/grpc.reflection.";
 /// Streams at once on which clients send: each may hold a message that is not complete.
 const EXCHANGES: usize = 1024;
 
@@ -139,6 +140,10 @@ impl Shared {
                 let connection = request.extensions().get::<Connection>();
                 let leaving = connection.map(|connection| connection.leaving.clone()).unwrap_or_default();
                 stream(inner, request, patience, leaving, open, None).await
+            }
+            // Its questions are small, and it is not for those who ask them to keep publishers out.
+            Shape::Exchange if path.starts_with(REFLECTION) => {
+                stream(inner, request, patience, CancellationToken::new(), open, None).await
             }
             Shape::Exchange => match self.exchanges.clone().try_acquire_owned() {
                 Ok(place) => {

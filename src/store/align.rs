@@ -73,7 +73,7 @@ impl Store {
         );
         let values = [Value::from(after.uuid()), Value::from(i64::from(limit))];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let rows = self.reader().query_all_raw(statement).await?;
+        let rows = self.own_reader().query_all_raw(statement).await?;
         let (mut deleted, mut last) = (Vec::new(), None);
         for row in &rows {
             let endpoint = EndpointId::from_uuid(row.try_get_by_index(0)?);

@@ -5,7 +5,8 @@
 //! all of it moved and nobody reading from it, and under steady load there is always a commit that came after. So once
 //! the log is long the writer rests for a moment: what was committed since the last checkpoint is moved, and readers are
 //! waited for, briefly; for longer where the log is twice as long. No reader of ours lasts (see [`super::sqlite`]), so
-//! that is what bounds it; only another process that reads the file can keep it growing, until it ends.
+//! that is what bounds it; only another process that reads the file can keep it growing, until it ends. Commits wait for
+//! such a one each time the log has doubled.
 //!
 //! The commands that open the store without this leave checkpoints to the commits, as SQLite does by itself.
 
@@ -34,6 +35,8 @@ const READERS_END: Duration = Duration::from_millis(2_500);
 pub struct Checkpoints {
     connection: SqliteConnection,
     writer: SqlitePool,
+    /// The length of the log from which the writer rests for longer.
+    force_at: i64,
 }
 
 /// Pages in the log, and those of them that are in the database's file too.
@@ -49,7 +52,7 @@ impl Store {
         let DatabaseUrl::Sqlite(path) = &self.inner.url else { return Ok(None) };
         let connection = super::sqlite::options(path).connect().await?;
         let writer = self.inner.write.get_sqlite_connection_pool().clone();
-        let mut checkpoints = Checkpoints { connection, writer };
+        let mut checkpoints = Checkpoints { connection, writer, force_at: RENEW_BY_FORCE_AT };
         checkpoints.take_over().await?;
         Ok(Some(checkpoints))
     }
@@ -78,9 +81,14 @@ impl Checkpoints {
         if log.pages < RENEW_AT {
             return Ok(());
         }
-        let patience = if log.pages < RENEW_BY_FORCE_AT { MOMENT } else { READERS_END };
+        let by_force = log.pages >= self.force_at;
+        let patience = if by_force { READERS_END } else { MOMENT };
         let done = self.with_writer_at_rest("PRAGMA wal_checkpoint(RESTART)", patience).await?;
-        if !done && log.pages >= RENEW_BY_FORCE_AT {
+        if done {
+            self.force_at = RENEW_BY_FORCE_AT;
+        } else if by_force {
+            // It outlasts every reader of ours: waiting again and again would only keep the commits waiting.
+            self.force_at = 2 * log.pages;
             tracing::warn!(
                 pages = log.pages,
                 "the database's log cannot begin anew: something reads from it"

@@ -211,7 +211,9 @@ impl Tx {
         for event in wanted.keys() {
             rows.push([event.uuid().into()]);
         }
-        let sql = "SELECT events.id, events.project_id, COALESCE(projects.routing_version, 0), events.event_type,                    events.payload, events.headers FROM v JOIN events ON events.id = v.id                    LEFT JOIN projects ON projects.id = events.project_id";
+        let sql = "SELECT events.id, events.project_id, COALESCE(projects.routing_version, 0), events.event_type, \
+                   events.payload, events.headers FROM v JOIN events ON events.id = v.id \
+                   LEFT JOIN projects ON projects.id = events.project_id";
         let mut events = HashMap::with_capacity(wanted.len());
         for row in rows.query(self.db(), sql).await? {
             let event = EventId::from_uuid(row.try_get_by_index(0)?);

@@ -90,7 +90,7 @@ impl StoreError {
 
     /// Whether the database says that what it stores is damaged: PostgreSQL's class XX, SQLite's CORRUPT.
     pub fn is_damage(&self) -> bool {
-        self.has_code(|code| match code.len() {
+        self.code().is_some_and(|code| match code.len() {
             5 => code.starts_with("XX"),
             _ => code.parse::<i32>().is_ok_and(|code| code & 0xff == 11),
         })
@@ -98,17 +98,7 @@ impl StoreError {
 
     /// Whether PostgreSQL refused it because rows that are there speak against it.
     pub fn is_check_violation(&self) -> bool {
-        self.has_code(|code| code == "23514")
-    }
-
-    /// Whether the database refused a statement with such a code.
-    fn has_code(&self, is_it: impl Fn(&str) -> bool) -> bool {
-        let error = match self {
-            Self::Db(DbErr::Exec(RuntimeErr::SqlxError(error)))
-            | Self::Db(DbErr::Query(RuntimeErr::SqlxError(error))) => error,
-            _ => return false,
-        };
-        error.as_database_error().and_then(|error| error.code()).is_some_and(|code| is_it(&code))
+        self.code().is_some_and(|code| code == "23514")
     }
 
     /// Whether what the call should have done may have been done all the same, or may still be.

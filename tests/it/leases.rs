@@ -92,15 +92,16 @@ async fn a_lease_whose_session_is_cut_is_given_up_at_once() {
         let server = Server::start_with(Database::postgres().await, &arguments).await;
         let world = World::on(server, pb::PausedPolicy::Discard).await;
         let receiver = Receiver::scripted(|_, _| Reply::after(Duration::from_secs(1))).await;
-        let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "").await;
+        let endpoint = pb::Endpoint { url: receiver.url("/hook"), max_in_flight: 16, ..Default::default() };
+        let (endpoint, _) = world.create(endpoint, &["*"]).await;
         let events = publish_many(&world.client, std::slice::from_ref(&endpoint), 60).await;
         receiver.wait_for_count(16).await;
         let mut session = world.server.database().session().await;
         let before = leases(&mut session).await;
         let (old, _) = before.iter().next().expect("a lease");
         // Of the locks with a key of eight bytes the lease's is the only one that is held for long.
-        let cut =
-            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1";
+        let cut = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
         session.execute(cut).await.expect("cut");
         let begun: HashSet<_> = receiver.seen().iter().map(|one| one.event()).collect();
         let gone = format!("SELECT COUNT(*) FROM leases WHERE id = '{old}'");

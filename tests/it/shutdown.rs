@@ -74,7 +74,7 @@ async fn nothing_is_claimed_while_calls_end(database: Database) {
     let mut world = world_with(database, pb::PausedPolicy::Discard, &[]).await;
     let mut stream = world.watch().await;
     let receiver = Receiver::scripted(|_, _| Reply::status(500)).await;
-    let retries = Some(linear(2_500, 3));
+    let retries = Some(linear(4_000, 3));
     let endpoint = pb::Endpoint { url: receiver.url("/hook"), retry_policy: retries, ..Default::default() };
     let (endpoint, _) = world.create(endpoint, &["*"]).await;
     let silent = Receiver::scripted(|_, _| Reply::after(Duration::from_secs(60))).await;
