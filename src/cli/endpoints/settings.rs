@@ -38,7 +38,7 @@ pub struct Settings {
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
 
-    /// A header to send on every delivery (may repeat); [redacted] keeps the value it has
+    /// A header to send on every delivery (may repeat); `[redacted]` keeps the value it has
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = pair)]
     headers: Vec<(String, String)>,
 
