@@ -9,7 +9,7 @@ server_build() {
   HAWSER_BIN=$target/debug/hawser
 }
 
-# server_start: starts it and sets HAWSER_ADDR, HAWSER_PORTAL and HAWSER_OPERATOR_KEY for whoever is to call it.
+# server_start OPTIONS…: starts it with these too, and sets HAWSER_ADDR, HAWSER_PORTAL and HAWSER_OPERATOR_KEY for whoever is to call it.
 server_start() {
   server_build
   local pid
@@ -18,7 +18,7 @@ server_start() {
   export HAWSER_ADDR HAWSER_PORTAL HAWSER_OPERATOR_KEY
 
   "${die_with_us[@]}" TERM "$HAWSER_BIN" serve --data "$temp/data" --listen 127.0.0.1:0 --admin-listen off --portal-listen 127.0.0.1:0 \
-    --ready-file "$temp/ready" --allow-http --allow-net 127.0.0.0/8 --skip-ping >"$temp/log" 2>&1 &
+    --ready-file "$temp/ready" --allow-http --allow-net 127.0.0.0/8 --skip-ping "$@" >"$temp/log" 2>&1 &
   pid=$!
   for _ in {1..1500}; do
     if [ -s "$temp/ready" ]; then

@@ -9,6 +9,7 @@ mod access;
 mod alerts;
 mod alerts_canary;
 mod alerts_certificates;
+mod alerts_probe;
 mod alerts_sending;
 mod alerts_settings;
 mod alerts_waiting;
