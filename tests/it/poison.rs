@@ -204,7 +204,7 @@ async fn a_claim_that_cannot_be_given_back_does_not_rest(database: Database) {
     world.client.endpoints().delete_endpoint(delete).await.expect("deleted");
     first.answer(Answer::Status(200));
     let refused = async {
-        while !world.server.log().contains("outcomes could not be written") {
+        while !world.server.log().contains("claims could not be given back") {
             pass_time(std::time::Duration::from_millis(20)).await;
         }
     };
