@@ -25,8 +25,6 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(2);
 /// When a delivery is attempted again whose outcome the database refused.
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
-/// Between two leases that are given up for claims that the database does not take back.
-const GIVE_UP_AGAIN: Duration = Duration::from_secs(600);
 
 /// What a turn's transaction came to.
 #[derive(Default)]
@@ -52,14 +50,12 @@ pub struct Writer {
     retry_at: Instant,
     stop: CancellationToken,
     stopping: bool,
-    /// When a lease was last given up for claims that the database does not take back.
-    gave_up: Option<Instant>,
 }
 
 impl Writer {
     pub fn new(store: Store, shared: std::sync::Arc<Shared>, inbox: Inbox, stop: CancellationToken) -> Self {
         let (held, retry_at) = (Batch::default(), Instant::now());
-        Self { store, shared, inbox, held, backoff: None, retry_at, stop, stopping: false, gave_up: None }
+        Self { store, shared, inbox, held, backoff: None, retry_at, stop, stopping: false }
     }
 
     pub async fn run(mut self) {
@@ -346,14 +342,13 @@ impl Writer {
             Ok(_) => {}
             Err(error) if error.is_transient() => self.postpone(batch, error),
             Err(error) => {
-                tracing::error!(error = chain(&error), "claims could not be given back");
-                // They would stay for as long as their lease is renewed. But it takes all other claims along, and they may
-                // be refused again at once.
-                if self.gave_up.is_none_or(|last| last.elapsed() >= GIVE_UP_AGAIN) {
-                    self.gave_up = Some(Instant::now());
-                    for one in batch.released {
-                        self.shared.keeper.give_up(one.claim.lease);
-                    }
+                tracing::error!(
+                    error = chain(&error),
+                    "claims could not be given back; their lease is given up"
+                );
+                // Or they would stay for as long as it is renewed.
+                for one in batch.released {
+                    self.shared.keeper.give_up(one.claim.lease);
                 }
             }
         }
