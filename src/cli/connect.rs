@@ -11,6 +11,24 @@ use crate::config::read_operator_key;
 /// Apart from what a command itself takes.
 pub const HEADING: &str = "Which server";
 
+/// A project's place, for commands that work in one
+#[derive(clap::Args, Clone)]
+pub struct Place {
+    #[command(flatten)]
+    server: Server,
+
+    /// The project, which an operator key must name
+    #[arg(long, global = true, value_name = "ID", default_value = "", hide_default_value = true)]
+    project: String,
+}
+
+impl Place {
+    /// A client of the server, and the project to name to it.
+    pub async fn enter(self) -> anyhow::Result<(Client, String)> {
+        Ok((self.server.connect().await?, self.project))
+    }
+}
+
 /// Which server, and with which key
 #[derive(clap::Args, Clone)]
 pub struct Server {

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use hawser_client::{Client, pb};
 
 use super::arguments::moment;
-use super::connect::{Server, explain};
+use super::connect::{Place, explain};
 use super::listing::Listing;
 use super::{contract, table};
 
@@ -21,11 +21,7 @@ use super::{contract, table};
     Add --project prj_… when the key is an operator's.")]
 pub struct Deliveries {
     #[command(flatten)]
-    server: Server,
-
-    /// The project, which an operator key must name
-    #[arg(long, global = true, value_name = "ID", default_value = "", hide_default_value = true)]
-    project: String,
+    place: Place,
 
     #[command(subcommand)]
     action: Action,
@@ -107,7 +103,7 @@ impl From<Status> for pb::DeliveryStatus {
 
 impl Deliveries {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let (client, project_id) = (self.server.connect().await?, self.project);
+        let (client, project_id) = self.place.enter().await?;
         match self.action {
             Action::List(filter) => list(&client, project_id, filter).await?,
             Action::Get { delivery, json } => {

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use hawser_client::{Client, pb};
 
 use super::arguments::{duration, read_file};
-use super::connect::{Server, explain};
+use super::connect::{Place, explain};
 use super::table;
 
 /// Rotate, list, reveal and expire signing secrets of endpoints
@@ -25,11 +25,7 @@ use super::table;
     Add --project prj_… when the key is an operator's.")]
 pub struct Secrets {
     #[command(flatten)]
-    server: Server,
-
-    /// The project, which an operator key must name
-    #[arg(long, global = true, value_name = "ID", default_value = "", hide_default_value = true)]
-    project: String,
+    place: Place,
 
     #[command(subcommand)]
     action: Action,
@@ -79,7 +75,7 @@ enum Kind {
 
 impl Secrets {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.server.connect().await?;
+        let (client, project) = self.place.enter().await?;
         match self.action {
             Action::Rotate { endpoint, grace, kind, secret_file, request_id } => {
                 let secret_type = match kind {
@@ -88,7 +84,7 @@ impl Secrets {
                     None => pb::SecretType::Unspecified,
                 };
                 let request = pb::RotateSecretRequest {
-                    project_id: self.project,
+                    project_id: project,
                     endpoint_id: endpoint,
                     grace: grace.map(prost_types::Duration::try_from).transpose()?,
                     secret: secret_file.as_deref().map(read_file).transpose()?.unwrap_or_default(),
@@ -97,15 +93,15 @@ impl Secrets {
                 };
                 rotate(&client, request).await?;
             }
-            Action::List { endpoint } => list(&client, self.project, endpoint).await?,
+            Action::List { endpoint } => list(&client, project, endpoint).await?,
             Action::Reveal { secret } => {
-                let request = pb::RevealSecretRequest { project_id: self.project, secret_id: secret };
+                let request = pb::RevealSecretRequest { project_id: project, secret_id: secret };
                 let reply =
                     client.secrets().reveal_secret(request).await.map_err(|status| explain(&status))?;
                 println!("{}", reply.into_inner().value);
             }
             Action::Expire { secret } => {
-                let request = pb::ExpireSecretRequest { project_id: self.project, secret_id: secret.clone() };
+                let request = pb::ExpireSecretRequest { project_id: project, secret_id: secret.clone() };
                 client.secrets().expire_secret(request).await.map_err(|status| explain(&status))?;
                 eprintln!("{secret} signs no more");
             }
