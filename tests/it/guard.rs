@@ -7,11 +7,11 @@ use hawser_client::pb::publish_event_request::Target;
 use hawser_client::pb::watch_response::Change;
 use serde_json::json;
 
-use crate::metrics::reaches;
 use crate::oauth2::{endpoint, oauth2, shared};
 use crate::support::failing::{
     NO_BREAKER, disable, get, linear, millis, refusing, until_endpoint, world_with,
 };
+use crate::support::scrape::reaches;
 use crate::support::token_server::TokenServer;
 use crate::support::world::next;
 use crate::support::{Database, PATIENCE, Receiver, Server, World, on_both, pass_time};

@@ -5,11 +5,10 @@ use std::collections::HashSet;
 use hawser_client::pb;
 
 use crate::support::failing::{linear, world_with};
+use crate::support::scrape::{falls_below, passes, reaches, value};
 use crate::support::secrets::seconds;
 use crate::support::world::until;
-use crate::support::{
-    Answer, Database, Desk, PATIENCE, Receiver, Reply, World, in_time, on_both, pass_time, web,
-};
+use crate::support::{Answer, Database, Desk, PATIENCE, Receiver, Reply, World, in_time, on_both, web};
 
 on_both!(
     known_work_gives_known_numbers,
@@ -18,55 +17,6 @@ on_both!(
     work_that_waits_for_room_grows_old,
     the_feed_says_how_far_it_is,
 );
-
-/// One series' value.
-fn value(text: &str, series: &str) -> Option<f64> {
-    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
-}
-
-/// Scrapes until a series has that value.
-pub async fn reaches(world: &World, series: &str, expected: f64) -> String {
-    let scraping = async {
-        loop {
-            let (status, text) = web::get(world.server.admin(), "/metrics").await;
-            assert_eq!(status, 200);
-            if value(&text, series) == Some(expected) {
-                return text;
-            }
-        }
-    };
-    match tokio::time::timeout(PATIENCE, scraping).await {
-        Ok(text) => text,
-        Err(_) => panic!(
-            "{series} did not reach {expected}\n{}",
-            web::get(world.server.admin(), "/metrics").await.1
-        ),
-    }
-}
-
-/// Scrapes until a series has passed that value.
-async fn passes(world: &World, series: &str, least: f64) {
-    becomes(world, series, |value| value >= least).await;
-}
-
-async fn falls_below(world: &World, series: &str, limit: f64) {
-    becomes(world, series, |value| value < limit).await;
-}
-
-async fn becomes(world: &World, series: &str, wanted: impl Fn(f64) -> bool) {
-    let scraping = async {
-        loop {
-            let (_, text) = web::get(world.server.admin(), "/metrics").await;
-            if value(&text, series).is_some_and(&wanted) {
-                return;
-            }
-            // Read every few seconds.
-            pass_time(std::time::Duration::from_millis(100)).await;
-        }
-    };
-    let passed = tokio::time::timeout(PATIENCE, scraping).await;
-    passed.unwrap_or_else(|_| panic!("{series} did not become what it must"));
-}
 
 /// With one attempt in flight and no more than two beside it in memory, the rest is due and nobody's.
 async fn work_that_waits_for_room_grows_old(database: Database) {

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tonic::Code;
 
 use crate::support::world::publish;
-use crate::support::{Database, Proxy, Receiver, World, feed, in_time, pass_time, tier};
+use crate::support::{Database, Proxy, Receiver, World, feed, in_time, pass_time, scrape, tier, web};
 
 /// Publishes from several tasks, each event until it is acknowledged, until it is stopped.
 struct Load {
@@ -174,6 +174,19 @@ async fn a_database_that_turned_read_only_is_away() {
     .await;
 }
 
+/// An endpoint, once a call that makes it is answered, and the stream's telling of it.
+async fn made_and_told(client: &Client, stream: &mut tonic::Streaming<pb::WatchResponse>) {
+    let made = feed::eventually("an endpoint", || {
+        let endpoint = pb::Endpoint { url: "https://example.com/".to_owned(), ..Default::default() };
+        let request = pb::CreateEndpointRequest { endpoint: Some(endpoint), ..Default::default() };
+        let mut endpoints = client.endpoints();
+        async move { endpoints.create_endpoint(request).await }
+    });
+    let made = made.await.into_inner().endpoint.expect("an endpoint");
+    // Those before it may have been made by calls that were not answered.
+    while !feed::told(&feed::change(stream).await).is_some_and(|told| told.starts_with(&made.id)) {}
+}
+
 /// The connection on which the change log is being read falls silent: watchers are told of what comes after all the
 /// same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -187,6 +200,15 @@ async fn watchers_go_on_after_their_readers_connection_fell_silent() {
         let now = feed::from(Start::Now(pb::StartNow {}));
         let mut stream = feed::open(&node.address(), &world.key, now).await.expect("a stream");
         feed::message(&mut stream).await;
+        // A stream that is not yet past the beginning of what the reader keeps reads for itself, and ends when it
+        // cannot. One that was told of something later than what the reader has is past it.
+        loop {
+            let (_, measures) = web::get(node.admin(), "/metrics").await;
+            made_and_told(&client, &mut stream).await;
+            if scrape::value(&measures, "hawser_feed_position").is_some_and(|position| position > 0.0) {
+                break;
+            }
+        }
         let mut session = node.database().session().await;
         session.execute("BEGIN").await.expect("begun");
         session.execute("LOCK TABLE changes IN ACCESS EXCLUSIVE MODE").await.expect("locked");
@@ -195,20 +217,7 @@ async fn watchers_go_on_after_their_readers_connection_fell_silent() {
         node.database().until("the reader waits for an answer", waiting, 1).await;
         proxy.silence_present();
         session.execute("ROLLBACK").await.expect("let go");
-        let made = feed::eventually("a change", || {
-            let endpoint = pb::Endpoint { url: "https://example.com/".to_owned(), ..Default::default() };
-            let request = pb::CreateEndpointRequest { endpoint: Some(endpoint), ..Default::default() };
-            let mut endpoints = client.endpoints();
-            async move { endpoints.create_endpoint(request).await }
-        });
-        let made = made.await.into_inner().endpoint.expect("an endpoint");
-        loop {
-            let change = feed::change(&mut stream).await;
-            // Those before it may have been made by calls that were not answered.
-            if feed::told(&change).is_some_and(|told| told.starts_with(&made.id)) {
-                return;
-            }
-        }
+        made_and_told(&client, &mut stream).await;
     })
     .await;
 }

@@ -13,6 +13,7 @@ pub mod names;
 pub mod pki;
 pub mod proxy;
 pub mod receiver;
+pub mod scrape;
 pub mod secrets;
 pub mod server;
 pub mod single;
