@@ -215,7 +215,11 @@ async fn permitted(shared: &Shared, job: &ClaimedDelivery) -> Result<Arc<Endpoin
 /// Gives back what waits in an endpoint's lane once nothing more is to be sent to it: at once, though attempts that
 /// hang may hold all its slots.
 pub fn empty_lane(shared: &Arc<Shared>, endpoint: EndpointId, what: impl Fn(&ClaimedDelivery) -> Outcome) {
-    let outcomes: Vec<Outcome> = shared.lanes.take(endpoint).iter().map(what).collect();
+    hand_over(shared, shared.lanes.take(endpoint).iter().map(what).collect());
+}
+
+/// Has outcomes written that come of no attempt.
+pub fn hand_over(shared: &Arc<Shared>, outcomes: Vec<Outcome>) {
     if outcomes.is_empty() {
         return;
     }

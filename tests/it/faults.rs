@@ -1,6 +1,6 @@
 //! Kill -9 at random: what was acknowledged is delivered, and repeats are few and carry the same id.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -55,12 +55,7 @@ async fn no_acknowledged_event_is_lost_to_kills(database: Database) {
     assert_eq!(acknowledged.load(Ordering::Relaxed), events);
     let ledger = ledger.lock().await;
     assert_eq!(ledger.len(), events, "each acknowledged event has an id of its own");
-    let seen = receiver
-        .wait_for("every acknowledged event", |seen| {
-            let ids: HashSet<_> = seen.iter().map(|one| one.event()).collect();
-            ledger.keys().all(|id| ids.contains(id))
-        })
-        .await;
+    let seen = receiver.wait_for_events(ledger.keys()).await;
     for one in &seen {
         // What came was published, under its id and with its bytes; an event whose acknowledgement was lost in a
         // kill was acknowledged to the second try, by its idempotency key.

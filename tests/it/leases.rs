@@ -65,12 +65,7 @@ async fn a_killed_nodes_claims_are_taken_over() {
         let (now, after) = (database_time(&mut session).await, leases(&mut session).await);
         let (_, end) = before.iter().find(|(id, _)| !after.contains_key(id)).expect("one is gone");
         assert!(*end > now, "the end of its session freed it, not its own");
-        let seen = receiver
-            .wait_for("all of it", |seen| {
-                let ids: HashSet<_> = seen.iter().map(|one| one.event()).collect();
-                events.is_subset(&ids)
-            })
-            .await;
+        let seen = receiver.wait_for_events(&events).await;
         assert!(died.elapsed() < LEASE, "the last came {:?} after the kill", died.elapsed());
         let mut times = HashMap::<String, usize>::new();
         for one in &seen {
@@ -160,12 +155,7 @@ async fn a_node_that_slept_through_its_lease_overwrites_nothing() {
             receiver.wait_for_count(first + 30).await;
             sleeper.signal("STOP").await;
             let asleep = Instant::now();
-            receiver
-                .wait_for("the others take over", |seen| {
-                    let ids: HashSet<_> = seen.iter().map(|one| one.event()).collect();
-                    events.is_subset(&ids)
-                })
-                .await;
+            receiver.wait_for_events(&events).await;
             // Its session stands, so that only the lease's end frees its claims.
             let took = asleep.elapsed();
             assert!(took <= SHORT + TAKE_OVER * spare, "the last came {took:?} after it was stopped");

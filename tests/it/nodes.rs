@@ -157,12 +157,7 @@ async fn a_rolling_restart_under_load_loses_and_repeats_nothing() {
         stop.send_replace(true);
         tasks.join_all().await;
         let acknowledged = acknowledged.lock().await;
-        let seen = receiver
-            .wait_for("every acknowledged event", |seen| {
-                let ids: HashSet<_> = seen.iter().map(|one| one.event()).collect();
-                acknowledged.keys().all(|id| ids.contains(id))
-            })
-            .await;
+        let seen = receiver.wait_for_events(acknowledged.keys()).await;
         nodes[0].database().until("the queue is empty", "SELECT COUNT(*) FROM queue", 0).await;
         println!("{} events", acknowledged.len());
         assert_eq!(receiver.seen().len(), acknowledged.len(), "{} came: a repeat", seen.len());

@@ -1,7 +1,7 @@
 //! PostgreSQL away for a while, and connections cut again and again: the server stays, tells publishers the truth,
 //! and goes on by itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -64,12 +64,7 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         self.tasks.join_all().await;
         let acknowledged = self.acknowledged.lock().await;
-        let seen = receiver
-            .wait_for("every acknowledged event", |seen| {
-                let ids: HashSet<_> = seen.iter().map(|one| one.event()).collect();
-                acknowledged.keys().all(|id| ids.contains(id))
-            })
-            .await;
+        let seen = receiver.wait_for_events(acknowledged.keys()).await;
         for one in seen {
             let key = acknowledged.get(&one.event()).expect("only what was acknowledged in the end");
             assert_eq!(one.body, key.as_bytes());

@@ -43,12 +43,7 @@ async fn sigterm_under_load_loses_and_repeats_nothing(database: Database) {
         world.restart().await;
     }
     let acknowledged = acknowledged.lock().await;
-    let seen = receiver
-        .wait_for("every acknowledged event", |seen| {
-            let ids: HashSet<_> = seen.iter().map(|one| one.event()).collect();
-            acknowledged.iter().all(|id| ids.contains(id))
-        })
-        .await;
+    let seen = receiver.wait_for_events(acknowledged.iter()).await;
     let ids: HashSet<_> = seen.iter().map(|one| one.event()).collect();
     assert_eq!(seen.len(), ids.len(), "attempts that ended within the drain time are not repeated");
 }

@@ -3,11 +3,17 @@
 use hawser_client::pb;
 
 use crate::support::failing::{disable, get, linear, until_all};
+use crate::support::scrape::reaches;
+use crate::support::secrets::seconds;
 use crate::support::stale::StaleReceiver;
 use crate::support::world::until;
 use crate::support::{Database, World, on_both};
 
-on_both!(a_stale_connection_costs_nothing, the_second_stale_connection_counts);
+on_both!(
+    a_stale_connection_costs_nothing,
+    the_second_stale_connection_counts,
+    what_needs_a_far_slot_waits_for_it_in_the_table,
+);
 
 /// One attempt is all it has, and one failure would switch it off.
 async fn fragile(world: &World, url: String) -> pb::Endpoint {
@@ -58,4 +64,21 @@ async fn the_second_stale_connection_counts(database: Database) {
     assert_eq!(receiver.attempts_of(&third), [("1".to_owned(), false), ("2".to_owned(), false)]);
     let endpoint = get(&world, &endpoint.id).await;
     assert_eq!((endpoint.status(), endpoint.consecutive_failures), (pb::EndpointStatus::Inactive, 1));
+}
+
+/// The attempt that is made again is another start, and the limit's next one is an hour away: for so long no node keeps
+/// the delivery to itself.
+async fn what_needs_a_far_slot_waits_for_it_in_the_table(database: Database) {
+    let world = World::new(database).await;
+    let receiver = StaleReceiver::start(1).await;
+    let hourly = pb::RateLimit { requests: 1, per: Some(seconds(3600)), burst: 2 };
+    let endpoint = pb::Endpoint { url: receiver.url(), rate_limit: Some(hourly), ..Default::default() };
+    let (endpoint, _) = world.create(endpoint, &["*"]).await;
+    let mut watch = world.watch().await;
+    let first = world.publish_to(&endpoint, b"1").await.event_id;
+    until(&mut watch, &first, pb::DeliveryStatus::Success).await;
+    let second = world.publish_to(&endpoint, b"2").await.event_id;
+    until(&mut watch, &second, pb::DeliveryStatus::Retry).await;
+    reaches(&world, "hawser_deliveries_waiting{state=\"rate_limit\"}", 1.0).await;
+    assert_eq!(receiver.attempts_of(&second), [("1".to_owned(), false)]);
 }

@@ -195,6 +195,19 @@ impl Lane {
         self.fresh.drain(..).chain(self.retries.drain(..))
     }
 
+    /// What waits while no slot is to come; a breaker's probe stays.
+    pub fn drain_slotless(&mut self) -> Vec<ClaimedDelivery> {
+        let has_slots = self.paced.as_mut().is_none_or(|paced| !paced.in_time(Instant::now()).is_empty());
+        if has_slots {
+            return Vec::new();
+        }
+        let (probes, others) = self.drain().partition(|job| job.probe.is_some());
+        for probe in Vec::from(probes) {
+            self.push(probe);
+        }
+        others
+    }
+
     pub fn is_idle(&self) -> bool {
         self.in_flight == 0 && self.held() == 0 && self.spilled.is_none()
     }

@@ -51,6 +51,13 @@ impl Lanes {
         state.offer(endpoint);
     }
 
+    /// Gives back what waits for a slot that is not even reserved.
+    pub fn take_slotless(&self, endpoint: EndpointId) -> Vec<ClaimedDelivery> {
+        let mut waiting = Vec::new();
+        count(&mut self.lock(), endpoint, |lane| waiting = lane.drain_slotless());
+        waiting
+    }
+
     /// Takes back a delivery that has no slot or missed it; it is the first to have another.
     pub fn put_back(&self, job: ClaimedDelivery, rule: LaneRule) {
         let mut state = self.lock();

@@ -20,6 +20,7 @@ use agenda::Agenda;
 use clock::{Clock, micros};
 
 use super::lanes::LaneRule;
+use super::turn::Outcome;
 use super::writer::chain;
 use super::{Shared, worker};
 use crate::domain::endpoint::EndpointStatus;
@@ -296,6 +297,9 @@ impl Pacing {
                 (Some(_), Some(last)) => Some(last + guest.limit.late() + SOON),
                 (Some(one), None) if one.more => {
                     let free = self.clock.instant(one.next);
+                    if free > now + ROUND {
+                        self.park(guest.id);
+                    }
                     let soon = free.checked_sub(AHEAD / 2).unwrap_or(free).max(now + LATER);
                     // The limit may change meanwhile.
                     Some(soon.min(now + ROUND))
@@ -309,6 +313,14 @@ impl Pacing {
             }
         }
         Ok(())
+    }
+
+    /// What missed its slot, or needs another, does not wait long in memory for the next one: like all else that waits
+    /// for slots it lies parked in the table, for any node.
+    fn park(&self, endpoint: EndpointId) {
+        let waiting = self.shared.lanes.take_slotless(endpoint);
+        let released = waiting.iter().map(|job| Outcome::Released(job.release(Hold::Rate)));
+        worker::hand_over(&self.shared, released.collect());
     }
 }
 

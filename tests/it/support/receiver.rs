@@ -1,6 +1,6 @@
 //! A real HTTP receiver that records what comes and answers as it is told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -124,7 +124,7 @@ impl Receiver {
     }
 
     /// Waits until the condition holds over all requests so far, and returns them.
-    pub async fn wait_for(&self, what: &str, condition: impl Fn(&[Seen]) -> bool) -> Vec<Seen> {
+    pub async fn wait_for(&self, what: &str, mut condition: impl FnMut(&[Seen]) -> bool) -> Vec<Seen> {
         let mut count = self.count.subscribe();
         let waiting = async {
             loop {
@@ -139,6 +139,20 @@ impl Receiver {
             Ok(seen) => seen,
             Err(_) => panic!("{what}: not in time; {} requests came", self.seen().len()),
         }
+    }
+
+    /// Waits until each of these events has come, and returns all requests.
+    pub async fn wait_for_events<'a>(&self, ids: impl IntoIterator<Item = &'a String>) -> Vec<Seen> {
+        let mut missing: HashSet<String> = ids.into_iter().cloned().collect();
+        let mut looked_at = 0;
+        let all_came = |seen: &[Seen]| {
+            for one in &seen[looked_at..] {
+                missing.remove(&one.event());
+            }
+            looked_at = seen.len();
+            missing.is_empty()
+        };
+        self.wait_for("every event", all_came).await
     }
 
     /// Waits until nothing has come for so long, and returns what came.
