@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use hawser_client::{Client, Key, pb};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::receiver::{self, Receiver};
 use crate::server::Server;
@@ -63,6 +65,15 @@ fn payload(sent_us: u64) -> Vec<u8> {
     text.into_bytes()
 }
 
+fn event(owner: &str, sent_us: u64) -> pb::PublishEventRequest {
+    pb::PublishEventRequest {
+        event_type: "bench.event".to_owned(),
+        target: Some(pb::publish_event_request::Target::OwnerId(owner.to_owned())),
+        payload: payload(sent_us).into(),
+        ..pb::PublishEventRequest::default()
+    }
+}
+
 /// Publishes one event to all endpoints of an owner.
 pub async fn publish(client: &Client, owner: &str) -> anyhow::Result<()> {
     publish_due(client, owner, Instant::now()).await
@@ -75,25 +86,61 @@ const TIMER: Duration = Duration::from_millis(1);
 pub async fn publish_due(client: &Client, owner: &str, due: Instant) -> anyhow::Result<()> {
     let late = u64::try_from(due.elapsed().saturating_sub(TIMER).as_micros()).unwrap_or_default();
     let sent_us = receiver::now_us().saturating_sub(late);
-    let request = pb::PublishEventRequest {
-        event_type: "bench.event".to_owned(),
-        target: Some(pb::publish_event_request::Target::OwnerId(owner.to_owned())),
-        payload: payload(sent_us).into(),
-        ..pb::PublishEventRequest::default()
-    };
-    client.events().publish_event(request).await?;
+    client.events().publish_event(event(owner, sent_us)).await?;
     Ok(())
+}
+
+/// A publisher's stream: one event after the other, each acknowledged before the next.
+async fn publish_streamed(client: Client, owner: String, left: Arc<AtomicU32>) -> anyhow::Result<()> {
+    let (events, incoming) = mpsc::channel(1);
+    let mut acknowledged =
+        client.events().stream_publish_events(ReceiverStream::new(incoming)).await?.into_inner();
+    while take(&left) {
+        let event = Some(event(&owner, receiver::now_us()));
+        events.send(pb::StreamPublishEventsRequest { request_number: 0, event }).await?;
+        let answer = acknowledged.message().await?.context("the stream ended")?.result;
+        let is_receipt = matches!(answer, Some(pb::stream_publish_events_response::Result::Receipt(_)));
+        anyhow::ensure!(is_receipt, "an event was refused: {answer:?}");
+    }
+    Ok(())
+}
+
+fn take(left: &AtomicU32) -> bool {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+}
+
+/// How publishers hand their events over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By one call each.
+    Calls,
+    /// On a stream of each publisher's own.
+    Streams,
 }
 
 /// Publishes so many events with so many publishers, each waiting for its answer.
 pub async fn publish_all(client: &Client, owner: &str, events: u32, publishers: u32) -> anyhow::Result<()> {
+    publish_by(Way::Calls, client, owner, events, publishers).await
+}
+
+/// The same, in either way.
+pub async fn publish_by(
+    way: Way,
+    client: &Client,
+    owner: &str,
+    events: u32,
+    publishers: u32,
+) -> anyhow::Result<()> {
     let left = Arc::new(AtomicU32::new(events));
     let mut tasks = JoinSet::new();
     for _ in 0..publishers {
         let (client, left, owner) = (client.clone(), left.clone(), owner.to_owned());
+        if way == Way::Streams {
+            tasks.spawn(publish_streamed(client, owner, left));
+            continue;
+        }
         tasks.spawn(async move {
-            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
-            {
+            while take(&left) {
                 publish(&client, &owner).await?;
             }
             anyhow::Ok(())

@@ -5,7 +5,7 @@ use std::time::Instant;
 use hawser_client::{Client, pb};
 
 use crate::cpu::Cpu;
-use crate::load::{self, OWNER};
+use crate::load::{self, OWNER, Way};
 use crate::receiver::Receiver;
 use crate::server::{Server, StartedServer};
 
@@ -25,6 +25,9 @@ pub struct Throughput {
     /// Concurrent publishers
     #[arg(long, default_value_t = 32)]
     publishers: u32,
+    /// Each publishes on a stream of its own (StreamPublishEvents), not by calls
+    #[arg(long)]
+    streams: bool,
     /// Endpoints that each event goes to
     #[arg(long, default_value_t = 1)]
     endpoints: u32,
@@ -52,15 +55,17 @@ impl Throughput {
         let deliveries = u64::from(self.events) * u64::from(self.endpoints);
         let before = Cpu::now(server)?;
         let started = Instant::now();
-        load::publish_all(client, OWNER, self.events, self.publishers).await?;
+        let way = if self.streams { Way::Streams } else { Way::Calls };
+        load::publish_by(way, client, OWNER, self.events, self.publishers).await?;
         let published = started.elapsed();
         receiver.wait_for(deliveries).await?;
         let took = started.elapsed();
         let cpu = Cpu::now(server)?.since(&before);
         Ok(format!(
-            "{} publishers, {} to each event{} | {:.0} events/s acknowledged, {:.0} deliveries/s | {} | repeats {} | \
+            "{} publishers{}, {} to each event{} | {:.0} events/s acknowledged, {:.0} deliveries/s | {} | repeats {} | \
              memory {} MiB",
             self.publishers,
+            if self.streams { ", each on its stream" } else { "" },
             self.endpoints,
             self.beside(),
             f64::from(self.events) / published.as_secs_f64(),
