@@ -201,8 +201,8 @@ impl Lane {
         if has_slots {
             return Vec::new();
         }
-        let (probes, others) = self.drain().partition(|job| job.probe.is_some());
-        for probe in Vec::from(probes) {
+        let (probes, others): (Vec<_>, Vec<_>) = self.drain().partition(|job| job.probe.is_some());
+        for probe in probes {
             self.push(probe);
         }
         others

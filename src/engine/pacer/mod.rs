@@ -233,7 +233,11 @@ impl Pacing {
                     }
                 }
                 // Without a limit they go as they come; and what must not be sent is given back by the workers.
-                _ => {
+                sends => {
+                    if sends.is_some() {
+                        // It was parked by an attempt that still knew the limit.
+                        self.shared.align.tell(id);
+                    }
                     self.shared.lanes.unpace(id);
                     worker::pump(&self.shared);
                 }
@@ -316,7 +320,8 @@ impl Pacing {
     }
 
     /// What missed its slot, or needs another, does not wait long in memory for the next one: like all else that waits
-    /// for slots it lies parked in the table, for any node.
+    /// for slots it lies parked in the table, for any node. A repeat after a stale connection is an attempt like any
+    /// other then.
     fn park(&self, endpoint: EndpointId) {
         let waiting = self.shared.lanes.take_slotless(endpoint);
         let released = waiting.iter().map(|job| Outcome::Released(job.release(Hold::Rate)));
