@@ -77,7 +77,7 @@ impl Services {
         let mut tx = self.store.begin(Lane::Service).await?;
         let version = tx.bump_routing(project).await?;
         let now = Timestamp::now();
-        let (before, _) = found(tx.secret(project, id).await?, "secret", id)?;
+        let before = found(tx.secret_info(project, id).await?, "secret", id)?;
         match before.state(now) {
             SecretState::Expired => {
                 tx.rollback().await?;

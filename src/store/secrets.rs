@@ -90,6 +90,15 @@ impl Tx {
         .transpose()
     }
 
+    /// The same without the value, which need not open.
+    pub async fn secret_info(&self, project: ProjectId, id: SecretId) -> Result<Option<SecretInfo>> {
+        let sql = format!("SELECT {COLUMNS} FROM secrets WHERE project_id = $1 AND id = $2");
+        let values = [project.uuid().into(), id.uuid().into()];
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        let row = self.db().query_one_raw(statement).await?;
+        row.map(|row| self.store().secret_of(project, &row)).transpose()
+    }
+
     /// All secrets of an endpoint, in no particular order, as of this transaction.
     pub async fn secrets_of(&self, project: ProjectId, endpoint: EndpointId) -> Result<Vec<SecretInfo>> {
         let sql = format!("SELECT {COLUMNS} FROM secrets WHERE project_id = $1 AND endpoint_id = $2");

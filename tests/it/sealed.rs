@@ -11,7 +11,7 @@ use tonic::Code;
 
 use crate::support::failing::{activate, deliveries_in, disable, get, linear, until_endpoint, world_with};
 use crate::support::pki::Authority;
-use crate::support::secrets::rotate;
+use crate::support::secrets::{self, rotate};
 use crate::support::world::{next, quick_retries, until};
 use crate::support::{Answer, Database, Desk, Receiver, World, on_both};
 
@@ -233,7 +233,10 @@ async fn an_endpoint_with_one_heals_when_it_is_set_again(database: Database) {
         assert_eq!(unreadable(&healed), Vec::<&str>::new());
         assert_eq!(healed, get(&world, &id).await);
     }
-    rotate(&world.client, &made["secret"].id, 0).await.expect("rotated");
+    // With a grace the one that does not open would sign too; it can be ended without being opened.
+    let damaged = secrets::list(&world.client, &made["secret"].id).await.secrets.remove(0);
+    rotate(&world.client, &made["secret"].id, 3600).await.expect("rotated");
+    secrets::expire(&world.client, &damaged.id).await.expect("expired");
     let event = world.publish(Target::OwnerId(OWNER.to_owned()), b"{}").await;
     for delivery in world.settled_deliveries_of(&event.event_id).await {
         assert_eq!(delivery.status(), pb::DeliveryStatus::Success, "{delivery:?}");
