@@ -16,7 +16,7 @@ pub fn authentication(check: &mut Check, message: Option<pb::Authentication>) ->
         Some(Method::BasicAuth(basic)) => {
             (AuthMethod::BasicAuth { username: basic.username }, basic.password)
         }
-        Some(Method::Oauth2(oauth2)) => return self::oauth2(check, oauth2),
+        Some(Method::Oauth2(oauth2)) => return self::oauth2(check, "endpoint.authentication.oauth2", oauth2),
         None => {
             check.refuse("endpoint.authentication", "must say a method");
             return None;
@@ -25,7 +25,8 @@ pub fn authentication(check: &mut Check, message: Option<pb::Authentication>) ->
     Some(Authentication { method, secret: SecretText::new(secret) })
 }
 
-pub fn oauth2(check: &mut Check, message: pb::OAuth2) -> Option<Authentication> {
+/// `place` is where in the request it stands.
+pub fn oauth2(check: &mut Check, place: &str, message: pb::OAuth2) -> Option<Authentication> {
     use pb::o_auth2::Client;
     let (client, secret) = match message.client {
         Some(Client::SharedSecret(shared)) => {
@@ -36,7 +37,7 @@ pub fn oauth2(check: &mut Check, message: pb::OAuth2) -> Option<Authentication> 
             (ClientProof::Assertion { key_id: String::new(), issuer, subject, audience }, private_jwk)
         }
         None => {
-            check.refuse("endpoint.authentication.oauth2", "must say how the client proves itself");
+            check.refuse(place, "must say how the client proves itself");
             return None;
         }
     };
@@ -47,7 +48,7 @@ pub fn oauth2(check: &mut Check, message: pb::OAuth2) -> Option<Authentication> 
         Ok(pb::ExpiresInUnit::Minutes) => LifeUnit::Minutes,
         Ok(pb::ExpiresInUnit::Hours) => LifeUnit::Hours,
         Err(_) => {
-            check.refuse("endpoint.authentication.oauth2.fields.expires_in_unit", "is not a known unit");
+            check.refuse(format!("{place}.fields.expires_in_unit"), "is not a known unit");
             LifeUnit::Seconds
         }
     };

@@ -32,9 +32,8 @@ impl Api {
         let project = check.project(&request.project_id);
         let subject = match request.subject {
             Some(Subject::EndpointId(id)) => check.id("endpoint_id", &id).map(TokenSubject::Endpoint),
-            Some(Subject::Oauth2(oauth2)) => {
-                credentials::oauth2(&mut check, oauth2).map(|given| TokenSubject::Given(Box::new(given)))
-            }
+            Some(Subject::Oauth2(oauth2)) => credentials::oauth2(&mut check, "oauth2", oauth2)
+                .map(|given| TokenSubject::Given(Box::new(given))),
             None => {
                 check.refuse("subject", "is required");
                 None

@@ -15,15 +15,18 @@ const PASSWORD_MAX: usize = 1024;
 const SECRET_MAX: usize = 4096;
 const FIELD_MAX: usize = 128;
 
-/// Checks what is set, and reads the client certificate for what is shown of it. One that is stored already is not
-/// checked again: it may have expired meanwhile, and other settings can be changed all the same.
+/// Checks what is set, and reads the client certificate for what is shown of it. A certificate or a method that is stored
+/// already is not checked again: it may have expired meanwhile, or break rules that came later, and other settings can be
+/// changed all the same.
 pub fn check(
     settings: &mut EndpointSettings,
     stored: Option<&EndpointSettings>,
     rules: &UrlRules,
 ) -> Result<()> {
     if let Some(authentication) = &mut settings.authentication {
-        check_method(authentication, rules)?;
+        if stored.is_none_or(|stored| stored.authentication.as_ref() != Some(&*authentication)) {
+            check_method("endpoint.authentication", authentication, rules)?;
+        }
         if settings.headers.iter().any(|header| header.name == authentication.header_name()) {
             let field = format!("endpoint.headers[{:?}]", authentication.header_name());
             return Err(Error::invalid(field, "is the header that the endpoint's authentication sets"));
@@ -44,51 +47,51 @@ pub fn check(
 }
 
 const CHAIN: &str = "endpoint.mtls_client_cert.certificate_chain";
-const OAUTH2: &str = "endpoint.authentication.oauth2";
 const KEY: &str = "endpoint.mtls_client_cert.private_key";
 
-pub fn check_method(authentication: &mut Authentication, rules: &UrlRules) -> Result<()> {
+/// `place` is where in the request the method stands, such as `endpoint.authentication`; OAuth2 alone may be the request's
+/// own field, where it is empty.
+pub fn check_method(place: &str, authentication: &mut Authentication, rules: &UrlRules) -> Result<()> {
+    let path = |field: &str| match place {
+        "" => field.to_owned(),
+        place => format!("{place}.{field}"),
+    };
+    let invalid = |field: &str, rule: &str| Err(Error::invalid(path(field), rule));
     let secret = authentication.secret.expose();
     if secret == REDACTED {
         let field = match authentication.method {
-            AuthMethod::ApiKey { .. } => "endpoint.authentication.api_key.header_value",
-            AuthMethod::BasicAuth { .. } => "endpoint.authentication.basic_auth.password",
-            AuthMethod::OAuth2(_) => "endpoint.authentication.oauth2",
+            AuthMethod::ApiKey { .. } => "api_key.header_value",
+            AuthMethod::BasicAuth { .. } => "basic_auth.password",
+            AuthMethod::OAuth2(_) => "oauth2",
         };
-        return Err(Error::invalid(
-            field,
-            "is redacted, and there is no stored one to keep; give the secret",
-        ));
+        return invalid(field, "is redacted, and there is no stored one to keep; give the secret");
     }
     match &mut authentication.method {
         AuthMethod::ApiKey { header_name } => {
-            let pair = (std::mem::take(header_name), secret.to_owned());
-            let checked = headers::check("endpoint.authentication.api_key", vec![pair])?;
-            if let Some((name, _)) = checked.into_iter().next() {
-                *header_name = name;
-            }
+            *header_name = headers::check_name(&path("api_key.header_name"), header_name)?;
+            headers::check_value(&path("api_key.header_value"), secret)?;
             if secret.is_empty() {
-                return Err(Error::invalid("endpoint.authentication.api_key.header_value", "is required"));
+                return invalid("api_key.header_value", "is required");
             }
         }
         AuthMethod::BasicAuth { username } => {
             let rule = |text: &str, most: usize| text.len() <= most && !text.chars().any(char::is_control);
             if username.is_empty() || !rule(username, USERNAME_MAX) || username.contains(':') {
                 let rule = "must have 1 to 256 bytes, without a colon and control characters";
-                return Err(Error::invalid("endpoint.authentication.basic_auth.username", rule));
+                return invalid("basic_auth.username", rule);
             }
             if !rule(secret, PASSWORD_MAX) {
                 let rule = "must have at most 1,024 bytes, without control characters";
-                return Err(Error::invalid("endpoint.authentication.basic_auth.password", rule));
+                return invalid("basic_auth.password", rule);
             }
         }
-        AuthMethod::OAuth2(oauth2) => check_oauth2(oauth2, &authentication.secret, rules)?,
+        AuthMethod::OAuth2(oauth2) => check_oauth2(&path("oauth2"), oauth2, &authentication.secret, rules)?,
     }
     Ok(())
 }
 
-fn check_oauth2(oauth2: &mut OAuth2, secret: &SecretText, rules: &UrlRules) -> Result<()> {
-    let invalid = |field: &str, rule: &str| Err(Error::invalid(format!("{OAUTH2}.{field}"), rule));
+fn check_oauth2(place: &str, oauth2: &mut OAuth2, secret: &SecretText, rules: &UrlRules) -> Result<()> {
+    let invalid = |field: &str, rule: &str| Err(Error::invalid(format!("{place}.{field}"), rule));
     match rules.parse(&oauth2.token_url) {
         Ok(url) => oauth2.token_url = url.to_string(),
         Err(error) => return invalid("token_url", &error.to_string()),

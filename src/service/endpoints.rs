@@ -245,8 +245,12 @@ impl Services {
         mut settings: EndpointSettings,
         stored: Option<&EndpointSettings>,
     ) -> Result<EndpointSettings> {
-        let url = self.rules.parse(&settings.url);
-        settings.url = url.map_err(|error| Error::invalid("endpoint.url", error.to_string()))?.to_string();
+        // What is stored already may break rules that came later; nothing is sent to it, and all else can be changed.
+        if stored.is_none_or(|stored| stored.url != settings.url) {
+            let url = self.rules.parse(&settings.url);
+            settings.url =
+                url.map_err(|error| Error::invalid("endpoint.url", error.to_string()))?.to_string();
+        }
         let pairs = settings.headers.into_iter().map(|header| (header.name, header.value)).collect();
         settings.headers = headers::check("endpoint.headers", pairs)?
             .into_iter()

@@ -39,11 +39,7 @@ pub fn check(field: &str, headers: Vec<(String, String)>) -> Result<Vec<(String,
     for (name, value) in headers {
         let field = format!("{field}[{name:?}]");
         let lower = check_name(&field, &name)?;
-        let visible = value.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && value.trim() == value;
-        if value.len() > VALUE_MAX || !visible {
-            let rule = "must have at most 4,096 bytes of visible ASCII, without spaces at its ends";
-            return Err(Error::invalid(field, rule));
-        }
+        check_value(&field, &value)?;
         if checked.iter().any(|(known, _)| *known == lower) {
             return Err(Error::invalid(field, "is there twice"));
         }
@@ -67,6 +63,16 @@ pub fn check_name(field: &str, name: &str) -> Result<String> {
         return Err(Error::invalid(field, "is a header that HTTP or Hawser sets itself"));
     }
     Ok(lower)
+}
+
+/// Checks a header's value.
+pub fn check_value(field: &str, value: &str) -> Result<()> {
+    let visible = value.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && value.trim() == value;
+    if value.len() > VALUE_MAX || !visible {
+        let rule = "must have at most 4,096 bytes of visible ASCII, without spaces at its ends";
+        return Err(Error::invalid(field, rule));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -326,7 +326,7 @@ impl Services {
         let project = self.project_of(principal, project, Scope::EndpointsWrite).await?;
         let authentication = match subject {
             TokenSubject::Given(mut given) => {
-                super::credentials::check_method(&mut given, &self.rules)?;
+                super::credentials::check_method("", &mut given, &self.rules)?;
                 *given
             }
             TokenSubject::Endpoint(id) => {

@@ -91,7 +91,9 @@ impl Services {
         let stored = before.settings.alerts.as_ref();
         alerts::keep_stored(project.settings.alerts.as_mut(), stored);
         self.check_alerts(ALERTS, &mut project.settings.alerts, stored)?;
-        self.check_webhook(&mut project.settings.operational_webhook)?;
+        if project.settings.operational_webhook != before.settings.operational_webhook {
+            self.check_webhook(&mut project.settings.operational_webhook)?;
+        }
         if project == before {
             tx.rollback().await?;
             return Ok(ChangedProject { project: before, operational_secret: None });

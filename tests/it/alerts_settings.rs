@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use hawser_client::{field_violations, pb, reason};
 use tonic::{Code, Status};
 
+use crate::oauth2::{endpoint, oauth2, shared};
 use crate::support::failing::{get, until_endpoint};
 use crate::support::mail::MailServer;
 use crate::support::secrets::{accepts, seconds};
@@ -166,9 +167,11 @@ async fn what_is_stored_is_not_checked_again(database: Database) {
         on: vec!["endpoint.deleted".to_owned()],
         ..Default::default()
     };
-    let url = "https://example.com/hook".to_owned();
+    let url = "http://127.0.0.1:9/hook".to_owned();
+    let token = oauth2("http://127.0.0.1:9/token".to_owned(), shared("secret", false));
     let (made, _) =
-        world.create(pb::Endpoint { url, alerts: Some(alerts), ..Default::default() }, &["*"]).await;
+        world.create(pb::Endpoint { alerts: Some(alerts), ..endpoint(url, token.clone()) }, &["*"]).await;
+    set_webhook(&world, "http://127.0.0.1:9/operational", &["endpoint.created"]).await;
     let stored = made.alerts.expect("some");
     assert_eq!(stored.emails, ["ops@xn--bcher-kva.example"], "as every mail server takes it");
     // From now on it allows no such URL, and has no mail server.
@@ -187,6 +190,22 @@ async fn what_is_stored_is_not_checked_again(database: Database) {
         (pb::Alerts { slack_webhook_url: slack, ..stored.clone() }, "endpoint.alerts.slack_webhook_url"),
     ] {
         let refused = update(&world, with(alerts), &["alerts"]).await.expect_err("new");
+        assert_eq!(field_violations(&refused)[0].field, field, "{refused}");
+    }
+    // Nor do its other URLs keep anyone from changing the rest.
+    let named = pb::Endpoint { id: made.id.clone(), name: "renamed".to_owned(), ..Default::default() };
+    assert_eq!(update(&world, named, &["name"]).await.expect("updated").name, "renamed");
+    let project = pb::Project { name: "renamed".to_owned(), ..Default::default() };
+    update_project(&world, project, &["name"]).await;
+    let moved = endpoint("http://127.0.0.1:9/moved".to_owned(), token.clone());
+    let asks_elsewhere = oauth2("http://127.0.0.1:9/other".to_owned(), shared("secret", false));
+    let asks_elsewhere = endpoint(made.url.clone(), asks_elsewhere);
+    for (changed, path, field) in [
+        (moved, "url", "endpoint.url"),
+        (asks_elsewhere, "authentication", "endpoint.authentication.oauth2.token_url"),
+    ] {
+        let changed = pb::Endpoint { id: made.id.clone(), ..changed };
+        let refused = update(&world, changed, &[path]).await.expect_err("new");
         assert_eq!(field_violations(&refused)[0].field, field, "{refused}");
     }
 }
