@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, Statement};
+use sea_orm::{ConnectionTrait, Statement, Value};
 use uuid::Uuid;
 
+use super::deliveries::unsigned;
 use super::error::Result;
 use super::now_sql;
 use super::outcomes::{FinishedAttempt, Next};
@@ -282,6 +283,35 @@ impl Tx {
         let sql =
             "UPDATE endpoint_health SET counted = 0, counted_since = NULL FROM v WHERE endpoint_id = v.id";
         rows.execute(self.db(), sql).await?;
+        Ok(())
+    }
+
+    /// A breaker whose probe was called off learned nothing, and rests for as long as before: there is one probe per
+    /// rest, whatever it comes to.
+    pub(super) async fn rest_again<'a>(
+        &self,
+        finished: impl Iterator<Item = &'a FinishedAttempt>,
+        rules: &FailureRules,
+    ) -> Result<()> {
+        let called_off = |one: &&FinishedAttempt| {
+            one.probe == Some(Probe::Breaker) && one.next != Next::Again && !one.attempt.outcome.counts()
+        };
+        let now = now_sql(self.backend());
+        for one in finished.filter(called_off) {
+            let (endpoint, delivery) = (one.attempt.endpoint.uuid(), one.attempt.delivery.uuid());
+            let sql = "SELECT breaker_opens FROM endpoint_health WHERE endpoint_id = $1 AND breaker_probe = $2 \
+                       AND breaker_opens > 0";
+            let values = [Value::from(endpoint), Value::from(delivery)];
+            let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+            let Some(row) = self.db().query_one_raw(statement).await? else { continue };
+            let opens = unsigned(row.try_get_by_index(0)?).unwrap_or_default();
+            let rest = i64::try_from(rules.breaker.rest(opens).as_millis()).unwrap_or(i64::MAX);
+            let sql = format!(
+                "UPDATE endpoint_health SET breaker_until = {now} + $3, breaker_probe = NULL \
+                 WHERE endpoint_id = $1 AND breaker_probe = $2 AND breaker_opens > 0"
+            );
+            self.run(&sql, [endpoint.into(), delivery.into(), rest.into()]).await?;
+        }
         Ok(())
     }
 

@@ -201,6 +201,7 @@ impl Tx {
         let last = moved.iter().filter(|fate| fate.next == Next::Failed && fate.one.is_exhausted());
         let exhausted = last.map(|fate| exhausted(fate.one)).collect();
         let earlier = self.take_changes();
+        self.rest_again(moved.iter().map(|fate| fate.one), rules).await?;
         let mut aftermath =
             self.judge_endpoints(&Streaks::of(counted), &failing, exhausted, &mut bumped, rules).await?;
         self.end_probes(moved.iter().map(|fate| fate.one), &bumped, &mut aftermath).await?;
