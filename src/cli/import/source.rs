@@ -93,8 +93,12 @@ impl Source {
 
     fn read_csv(&self, reader: impl Read, fields: &Fields, sender: &Sender) -> anyhow::Result<()> {
         // A row with too many cells or too few stands alone.
-        let mut csv = csv::ReaderBuilder::new().delimiter(self.delimiter).flexible(true).from_reader(reader);
+        let mut csv = csv::ReaderBuilder::new()
+            .delimiter(self.delimiter)
+            .flexible(true)
+            .from_reader(ToTheEnd { reader, is_over: false });
         let names = csv.headers().context("the column names")?.clone();
+        let mut empty = empty_rows(&csv, 1, names.iter().map(str::as_bytes));
         let mut columns: Vec<Column> = Vec::new();
         let mut seen = std::collections::HashSet::new();
         for name in names.iter().map(str::trim) {
@@ -105,9 +109,12 @@ impl Source {
         }
         let mut record = csv::ByteRecord::new();
         for number in 2.. {
+            let line = csv.position().line();
             if !csv.read_byte_record(&mut record)? {
                 return Ok(());
             }
+            empty += empty_rows(&csv, line, &record);
+            let number = number + empty;
             let end = csv.position().byte();
             // Spreadsheets leave such rows.
             if record.iter().all(<[u8]>::is_empty) {
@@ -140,6 +147,34 @@ impl Source {
         }
         if problems.is_empty() { Ok(row) } else { Err(problems) }
     }
+}
+
+/// A file that notes when it is read to its end.
+struct ToTheEnd<R> {
+    reader: R,
+    is_over: bool,
+}
+
+impl<R: Read> Read for ToTheEnd<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        self.is_over |= read == 0;
+        Ok(read)
+    }
+}
+
+/// Rows without anything in them that stood before the one that was just read from this line on: they are passed over, and
+/// counted all the same, as a spreadsheet does.
+fn empty_rows<'a, R: Read>(
+    csv: &csv::Reader<ToTheEnd<R>>,
+    from_line: u64,
+    record: impl IntoIterator<Item = &'a [u8]>,
+) -> i64 {
+    // Cells in quotes may have lines of their own, and only at the file's end may a row lack its line's end.
+    let within = record.into_iter().flatten().filter(|byte| **byte == b'\n').count() as u64;
+    let own = within + u64::from(!csv.get_ref().is_over);
+    let empty = (csv.position().line() - from_line).saturating_sub(own);
+    i64::try_from(empty).unwrap_or(i64::MAX)
 }
 
 fn read_lines(reader: impl Read, fields: &Fields, sender: &Sender) -> anyhow::Result<()> {
