@@ -44,11 +44,16 @@ impl Serve {
         logging::start(options.log.as_deref(), options.log_format.unwrap_or_default())?;
         let config = Config::load(options)?;
         let data = config.data.clone();
-        let app = App::start(config).await?;
+        // Listened for from the beginning, so that nobody who was told that it is ready comes too early.
+        let mut stop = Box::pin(stop_signal()?);
+        let app = tokio::select! {
+            app = App::start(config) => app?,
+            () = &mut stop => return Ok(ExitCode::SUCCESS),
+        };
         if let Some(key) = &app.operator_key {
             show_operator_key(&data, key.reveal());
         }
-        app.run_until(stop_signal()?).await?;
+        app.run_until(stop).await?;
         Ok(ExitCode::SUCCESS)
     }
 }
