@@ -45,7 +45,7 @@ postgres_start() {
 # One attempt on one port: 0 when it answers, 1 when the port was taken; ends the script on anything else.
 postgres_try() {
   local bin=$1 dir=$2 port=$3 pid settings=(
-    listen_addresses=127.0.0.1 port="$3" unix_socket_directories= max_connections=300 fsync=on synchronous_commit=on
+    listen_addresses=127.0.0.1 port="$3" unix_socket_directories= max_connections=500 fsync=on synchronous_commit=on
     shared_buffers=256MB max_wal_size=4GB max_locks_per_transaction=256 log_min_messages=warning "${@:4}"
   )
   # The server itself is our child, not pg_ctl's: so it ends with us even when we are killed.
