@@ -16,6 +16,7 @@ on_both!(
     a_probe_that_dies_with_its_process_is_made_again,
     a_resumed_endpoint_starts_with_a_closed_breaker,
     deleting_discards_what_rests,
+    a_probe_that_is_called_off_lets_it_rest_again,
 );
 
 /// Three failures open it, for so many seconds at first.
@@ -46,11 +47,11 @@ async fn open(world: &World, endpoint: &pb::Endpoint) -> String {
 }
 
 async fn sending_rests_until_one_attempt_probes(database: Database) {
-    let world = world(database, "2").await;
+    let world = world(database, "4").await;
     // Three fail, the fourth is the probe and takes its time.
     let receiver = Receiver::scripted(|_, before| match before {
         0..3 => Reply::status(500),
-        3 => Reply::after(Duration::from_millis(700)),
+        3 => Reply::after(Duration::from_secs(4)),
         _ => Reply::status(204),
     })
     .await;
@@ -124,7 +125,7 @@ async fn a_probe_that_dies_with_its_process_is_made_again(database: Database) {
 }
 
 async fn a_resumed_endpoint_starts_with_a_closed_breaker(database: Database) {
-    let world = world(database, "2").await;
+    let world = world(database, "60").await;
     let healthy = Arc::<AtomicBool>::default();
     let is_healthy = healthy.clone();
     let receiver = Receiver::scripted(move |_, _| {
@@ -146,7 +147,7 @@ async fn a_resumed_endpoint_starts_with_a_closed_breaker(database: Database) {
 }
 
 async fn deleting_discards_what_rests(database: Database) {
-    let world = world(database, "2").await;
+    let world = world(database, "60").await;
     let receiver = Receiver::scripted(|_, _| Reply::status(500)).await;
     let endpoint = endpoint(&world, &receiver).await;
     let mut watch = world.watch().await;
@@ -214,4 +215,23 @@ async fn one_attempt_probes_over_all_nodes() {
         assert_eq!(closed, events.len(), "each was sent once when it closed");
     })
     .await;
+}
+
+/// The event of what rests does not read, so its attempt is called off and says nothing of the endpoint.
+async fn a_probe_that_is_called_off_lets_it_rest_again(database: Database) {
+    let world = world(database, "600").await;
+    let receiver = Receiver::scripted(|_, _| Reply::status(500)).await;
+    let endpoint = endpoint(&world, &receiver).await;
+    let mut watch = world.watch().await;
+    open(&world, &endpoint).await;
+    while next_attempt(&mut watch, &endpoint.id).await.number < 3 {}
+    let mut sql = world.server.sql().await;
+    sql.run("UPDATE events SET headers = 'no headers'").await;
+    sql.run("UPDATE endpoint_health SET breaker_until = 1").await;
+    let probe = next_attempt(&mut watch, &endpoint.id).await;
+    assert_eq!((probe.number, probe.error_class()), (4, pb::ErrorClass::Cancelled));
+    // By then its outcome is written.
+    sql.until_numbers("SELECT COUNT(*) FROM endpoint_health WHERE breaker_until > 1", &[1]).await;
+    let read = get(&world, &endpoint.id).await;
+    assert_eq!((state(&read), read.consecutive_failures), (pb::CircuitState::Open, 3));
 }

@@ -80,7 +80,7 @@ async fn an_outage_of_ours_switches_nobody_off(database: Database) {
     let world = world_with(database, pb::PausedPolicy::Discard, &["--breaker-pause", "1"]).await;
     let mut endpoints = Vec::new();
     for number in 0..ENDPOINTS {
-        endpoints.push(create(&world, refusing(HOSTS[number % 3]).await, FAILURES).await);
+        endpoints.push(create(&world, refusing(HOSTS[number % 3]), FAILURES).await);
     }
     let mut watch = world.watch().await;
     let during = world.publish(Target::OwnerId("acme".to_owned()), b"during").await;
@@ -118,7 +118,7 @@ async fn an_outage_of_ours_switches_nobody_off(database: Database) {
     reaches(&world, "hawser_egress_failing", 0.0).await;
 
     // Now one that fails by itself: its breaker opens, it is switched off, and the others notice nothing.
-    let dead = create(&world, refusing(HOSTS[0]).await, FAILURES).await;
+    let dead = create(&world, refusing(HOSTS[0]), FAILURES).await;
     let mut opened = false;
     let mut published = 0;
     let mut watch = world.watch().await;
@@ -152,8 +152,7 @@ async fn what_asked_no_receiver_shows_nothing(database: Database) {
     tokens.fail(true);
     let mut watch = world.watch().await;
     for number in 0..ENDPOINTS {
-        let asked =
-            endpoint(refusing(HOSTS[number % 3]).await, oauth2(tokens.url(), shared("secret", false)));
+        let asked = endpoint(refusing(HOSTS[number % 3]), oauth2(tokens.url(), shared("secret", false)));
         let wanted = pb::Endpoint {
             owner_id: "acme".to_owned(),
             retry_policy: Some(linear(50, 100)),
@@ -210,7 +209,7 @@ async fn an_outage_of_ours_is_one_however_long_sending_rests(database: Database)
     let mut endpoints = Vec::new();
     for number in 0..ENDPOINTS {
         // Two failures a second apart: any moment that is not recognised would do.
-        endpoints.push(create(&world, refusing(HOSTS[number % 3]).await, 2).await);
+        endpoints.push(create(&world, refusing(HOSTS[number % 3]), 2).await);
     }
     world.publish(Target::OwnerId("acme".to_owned()), b"during").await;
     let servers: Vec<&Server> = [&world.server].into_iter().chain(&other).collect();

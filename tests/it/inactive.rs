@@ -180,8 +180,8 @@ async fn queued_work_is_discarded_at_once_and_for_good(database: Database) {
 async fn attempts_in_flight_end_as_they_end(database: Database) {
     let world = world_with(database, pb::PausedPolicy::Discard, &NO_BREAKER).await;
     let receiver = Receiver::scripted(|one, _| match &one.body[..] {
-        b"slow success" => Reply::after(Duration::from_millis(1500)),
-        b"slow failure" => Reply { delay: Duration::from_millis(1500), ..Reply::status(500) },
+        b"slow success" => Reply::after(Duration::from_secs(5)),
+        b"slow failure" => Reply { delay: Duration::from_secs(5), ..Reply::status(500) },
         _ => Reply::status(410),
     })
     .await;

@@ -63,6 +63,8 @@ async fn overfill(world: &World, calls: Vec<Vec<pb::PublishEventRequest>>) {
         match result {
             Ok(ids) => acknowledged.extend(ids),
             // A call is refused as a whole, or its events may or may not have been written.
+            // Nor does a slow machine tell whether those that waited long were: they are published again below.
+            Err(status) if status.code() == Code::Unavailable => {}
             Err(status) => assert_eq!(reason(&status).as_deref(), Some("OVERLOADED"), "{status}"),
         }
     }

@@ -78,7 +78,7 @@ async fn subscriptions(world: &World) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_cut_leaves_nothing_half_done() {
-    let (world, endpoint, mut session, _receiver) = blocked(&["--request-timeout", "1"]).await;
+    let (world, endpoint, mut session, _receiver) = blocked(&["--request-timeout", "4"]).await;
     let (at, method) = (world.server.authority(), "SubscriptionService/CreateSubscription");
     let before = subscriptions(&world).await;
     for headers in [&[("grpc-timeout", "200m")][..], &[("grpc-timeout", "1H")], &[]] {
@@ -179,16 +179,23 @@ async fn streams_end_with_their_aged_connection_and_go_on_by_another() {
     let at = world.server.authority();
     let mut stream = web::call(at, "WatchService/Watch", &watch, Some(&world.key), &[]).await;
     assert_eq!(stream.grpc_status().await, 14);
-    // Our client resumes by itself; calls do not notice.
-    let (endpoint, _) = world.endpoint(&receiver.url("/"), "acme").await;
-    // A call that meets the very end of a connection is cut with it.
+    // Our client resumes by itself. A call that meets the very end of a connection is cut with it, and made again.
+    let made = eventually("an endpoint", || {
+        let endpoint = pb::Endpoint { url: receiver.url("/"), ..Default::default() };
+        let request = pb::CreateEndpointRequest { endpoint: Some(endpoint), ..Default::default() };
+        let mut endpoints = world.client.endpoints();
+        async move { endpoints.create_endpoint(request).await }
+    });
+    let endpoint = made.await.into_inner().endpoint.expect("an endpoint").id;
     let watching = || world.client.watch(pb::WatchRequest::default());
     let mut changes = eventually("watching", watching).await;
     next(&mut changes).await;
     for round in 0..3 {
         let mut stream = web::call(at, "WatchService/Watch", &watch, Some(&world.key), &[]).await;
         assert_eq!(stream.grpc_status().await, 14, "round {round}");
-        let event = world.publish_to(&endpoint, b"{}").await.event_id;
+        let (target, key) = (Target::EndpointId(endpoint.clone()), format!("round {round}"));
+        let publishing = || publish(&world.client, target.clone(), b"{}", &key);
+        let event = eventually("published", publishing).await.event_id;
         crate::support::world::until(&mut changes, &event, pb::DeliveryStatus::Success).await;
     }
 }

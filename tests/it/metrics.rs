@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use hawser_client::pb;
 
-use crate::support::failing::{linear, world_with};
+use crate::support::failing::{linear, until_all, world_with};
 use crate::support::scrape::{falls_below, passes, reaches, value};
 use crate::support::secrets::seconds;
 use crate::support::world::until;
@@ -109,9 +109,7 @@ async fn known_work_gives_known_numbers(database: Database) {
         events.push(world.publish_to(&good, b"{}").await.event_id);
     }
     events.push(world.publish_to(&flaky, b"{}").await.event_id);
-    for event in &events {
-        until(&mut watch, event, pb::DeliveryStatus::Success).await;
-    }
+    until_all(&mut watch, &events, pb::DeliveryStatus::Success).await;
     reaches(&world, "hawser_deliveries_ended_total{status=\"SUCCESS\"}", 6.0).await;
     // What memory holds is read once a second.
     reaches(&world, "hawser_deliveries_waiting{state=\"in_flight\"}", 0.0).await;
@@ -191,7 +189,7 @@ async fn work_that_is_kept_is_counted_by_what_keeps_it(database: Database) {
 async fn an_attempt_in_flight_waits_for_nothing(database: Database) {
     let world = world_with(database, pb::PausedPolicy::Hold, &[]).await;
     let desk = Desk::open().await;
-    let slow = pb::RateLimit { requests: 1, per: Some(seconds(3600)), ..Default::default() };
+    let slow = pb::RateLimit { requests: 1, per: Some(seconds(40)), ..Default::default() };
     let limited = pb::Endpoint {
         url: desk.url("/"),
         rate_limit: Some(slow),

@@ -138,7 +138,7 @@ async fn an_expired_certificate_fails_without_dialling(database: Database) {
         }
     });
     // One that ends in a moment can be set, and has ended when its turn comes.
-    let soon = Timestamp::from_millis((Timestamp::now().as_secs() + 4) * 1000);
+    let soon = Timestamp::from_millis((Timestamp::now().as_secs() + 8) * 1000);
     let ends = time::OffsetDateTime::from_unix_timestamp(soon.as_secs()).expect("a time");
     let brief =
         clients.issue("brief", &KeyPair::generate().expect("a key"), |params| params.not_after = ends);

@@ -79,7 +79,7 @@ async fn queued_work_is_held_and_goes_on_after_resume(database: Database) {
     let mut world = World::new(database).await;
     let receiver = Receiver::scripted(|_, before| Reply::status(if before == 0 { 500 } else { 200 })).await;
     // Far enough away that the pause comes first, near enough to be due soon after.
-    let wait = Some(prost_types::Duration { seconds: 2, nanos: 0 });
+    let wait = Some(prost_types::Duration { seconds: 6, nanos: 0 });
     let backoff = pb::ExponentialBackoff { base: wait, factor: 1.0, cap: wait, jitter: Some(0.0) };
     let policy =
         pb::RetryPolicy { strategy: Some(pb::retry_policy::Strategy::Exponential(backoff)), max_attempts: 9 };

@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::oauth2::{oauth2, shared};
+use crate::support::failing::refusing_address;
 use crate::support::pki::Authority;
 use crate::support::receiver::Seen;
 use crate::support::token_server::TokenServer;
@@ -133,7 +134,7 @@ async fn a_failure_says_what_was_tried_and_creates_nothing(database: Database) {
     .await;
     let silent = Receiver::scripted(|_, _| Reply::after(Duration::from_secs(60))).await;
     let untrusted = Receiver::tls(Authority::new("unknown").server(None), |_, _| Reply::status(204)).await;
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let closed = refusing_address("127.0.0.1");
     let slow = pb::Endpoint {
         http_timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
         ..at(silent.url("/"))

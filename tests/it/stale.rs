@@ -66,13 +66,13 @@ async fn the_second_stale_connection_counts(database: Database) {
     assert_eq!((endpoint.status(), endpoint.consecutive_failures), (pb::EndpointStatus::Inactive, 1));
 }
 
-/// The attempt that is made again is another start, and the limit's next one is an hour away: for so long no node keeps
-/// the delivery to itself.
+/// The attempt that is made again is another start, and the limit's next one is half a minute away: for so long no node
+/// keeps the delivery to itself.
 async fn what_needs_a_far_slot_waits_for_it_in_the_table(database: Database) {
     let world = World::new(database).await;
     let receiver = StaleReceiver::start(1).await;
-    let hourly = pb::RateLimit { requests: 1, per: Some(seconds(3600)), burst: 2 };
-    let endpoint = pb::Endpoint { url: receiver.url(), rate_limit: Some(hourly), ..Default::default() };
+    let slow = pb::RateLimit { requests: 1, per: Some(seconds(30)), burst: 2 };
+    let endpoint = pb::Endpoint { url: receiver.url(), rate_limit: Some(slow), ..Default::default() };
     let (endpoint, _) = world.create(endpoint, &["*"]).await;
     let mut watch = world.watch().await;
     let first = world.publish_to(&endpoint, b"1").await.event_id;

@@ -93,7 +93,7 @@ async fn only_pages_of_configured_origins_may_read() {
 async fn a_stream_ends_with_its_last_frame_whole() {
     let world = World::new(Database::sqlite()).await;
     let watch = pb::WatchRequest::default();
-    let headers = [("grpc-timeout", "300m")];
+    let headers = [("grpc-timeout", "3S")];
     let at = world.server.authority();
     let mut stream = web::call(at, "WatchService/Watch", &watch, Some(&world.key), &headers).await;
     let mut frames = Vec::new();

@@ -64,10 +64,19 @@ pub async fn next_attempt(stream: &mut WatchStream, id: &str) -> pb::Attempt {
     }
 }
 
-/// An address on this host where nothing listens.
-pub async fn refusing(host: &str) -> String {
-    let listener = tokio::net::TcpListener::bind((host, 0)).await.expect("a free port");
-    format!("http://{}/hook", listener.local_addr().expect("bound"))
+/// A place on this host where nothing listens, nor will: the port stays taken, so that no other test's server gets it.
+pub fn refusing_address(host: &str) -> std::net::SocketAddr {
+    let host: std::net::IpAddr = host.parse().expect("an address");
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind((host, 0).into()).expect("a free port");
+    let address = socket.local_addr().expect("bound");
+    std::mem::forget(socket);
+    address
+}
+
+/// The same as an endpoint's URL.
+pub fn refusing(host: &str) -> String {
+    format!("http://{}/hook", refusing_address(host))
 }
 
 /// Reads the stream until each of these events' deliveries was in that status.
