@@ -1,11 +1,14 @@
 //! Messages of the contract as JSON and as fields for people, by the contract's own descriptors.
 
-use anyhow::Context;
+use anyhow::{Context, anyhow, bail};
 use hawser_client::pb;
+use prost::Message;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage,
     SerializeOptions, Value,
 };
+
+use serde_json::{Map, Value as Json, json};
 
 use super::table;
 use crate::grpc::pb::FILE_DESCRIPTOR_SET;
@@ -34,6 +37,7 @@ shown!(
     Delivery,
     Endpoint,
     PingEndpointResponse,
+    Project,
     TestOAuth2Response,
 );
 
@@ -64,6 +68,43 @@ impl Display {
 
     fn dynamic(&self, message: &impl Shown) -> anyhow::Result<DynamicMessage> {
         Ok(DynamicMessage::decode(self.0.clone(), message.encode_to_vec().as_slice())?)
+    }
+}
+
+/// Reads messages of one kind. What it says of a text names fields and no values, which may be secrets.
+pub struct Reading(MessageDescriptor);
+
+impl Reading {
+    pub fn of<M: Shown>() -> anyhow::Result<Self> {
+        Ok(Self(Display::of::<M>()?.0))
+    }
+
+    /// An object of JSON from this file, by the contract's names.
+    pub fn object(&self, path: &str, text: &str) -> anyhow::Result<Map<String, Json>> {
+        let Ok(object) = serde_json::from_str::<Map<String, Json>>(text) else {
+            bail!("{path} is not an object of JSON");
+        };
+        let named = object.into_iter().map(|(name, value)| match find(&self.0, &name) {
+            Some(field) => Ok((field.name().to_owned(), value)),
+            None => bail!("{name}: is not a field of {}", self.0.name()),
+        });
+        named.collect()
+    }
+
+    /// Whether only the server writes this field.
+    pub fn is_output(&self, name: &str) -> bool {
+        find(&self.0, name).is_some_and(|field| is_output(&field))
+    }
+
+    pub fn message<M: prost::Message + Default>(&self, object: Map<String, Json>) -> anyhow::Result<M> {
+        let mut bytes = Vec::new();
+        for (name, value) in object {
+            // One after the other, so that what is wrong can be named.
+            let one = DynamicMessage::deserialize(self.0.clone(), json!({ name.as_str(): value }));
+            let one = one.map_err(|_| anyhow!("{name}: is not what the contract has there"))?;
+            bytes.extend(one.encode_to_vec());
+        }
+        Ok(M::decode(bytes.as_slice())?)
     }
 }
 

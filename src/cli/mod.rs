@@ -13,6 +13,7 @@ mod keys;
 mod listing;
 mod logging;
 mod migrate;
+mod projects;
 mod secrets;
 mod serve;
 mod table;
@@ -40,6 +41,7 @@ enum Command {
     Demo(demo::Demo),
     Migrate(migrate::Migrate),
     Keys(keys::Keys),
+    Projects(projects::Projects),
     Endpoints(Box<endpoints::Endpoints>),
     Deliveries(deliveries::Deliveries),
     Secrets(secrets::Secrets),
@@ -64,6 +66,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Demo(command) => command.run().await,
             Command::Migrate(command) => command.run().await,
             Command::Keys(command) => command.run().await,
+            Command::Projects(command) => command.run().await,
             Command::Endpoints(command) => command.run().await,
             Command::Deliveries(command) => command.run().await,
             Command::Secrets(command) => command.run().await,

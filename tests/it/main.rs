@@ -28,6 +28,7 @@ mod cli_deliveries;
 mod cli_endpoints;
 mod cli_endpoints_refused;
 mod cli_lists;
+mod cli_projects;
 mod cli_secrets;
 mod damage;
 mod delivery;
