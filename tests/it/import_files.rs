@@ -81,12 +81,21 @@ async fn files_that_make_no_sense_are_refused_whole() {
     }
     // Empty rows count, as they do in a spreadsheet.
     let rows = "url,uid\n\n,\nhttps://example.com/\nhttps://example.com/e,e\n\n\"a\nb\"";
-    let path = file(&world, "e.csv", rows);
-    let done = import(&world, &[path.to_str().expect("text")]).await;
-    assert_eq!(done.code, Some(4));
-    for row in [4, 7] {
-        let said = format!("row {row}: has 1 cells, and there are 2 columns");
-        assert!(done.said.contains(&said), "{}", done.said);
+    let returns = rows.replace('\n', "\r\n");
+    let path = world.server.data().join("e.csv");
+    for (rows, wrong) in [
+        (format!("\n{rows}\n"), [5, 8]),
+        (format!("\r\n{returns}\r\n"), [5, 8]),
+        (returns, [4, 7]),
+        (rows.to_owned(), [4, 7]),
+    ] {
+        std::fs::write(&path, &rows).expect("written");
+        let done = import(&world, &[path.to_str().expect("text")]).await;
+        assert_eq!(done.code, Some(4), "{rows:?}");
+        for row in wrong {
+            let said = format!("row {row}: has 1 cells, and there are 2 columns");
+            assert!(done.said.contains(&said), "{rows:?}\n{}", done.said);
+        }
     }
     assert_eq!(endpoints(&world).await.len(), 1);
     let elsewhere = ["--project", "prj_01h2xcejqtf2nbrexx3vqjhp41", path.to_str().expect("text")];

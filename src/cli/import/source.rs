@@ -93,12 +93,10 @@ impl Source {
 
     fn read_csv(&self, reader: impl Read, fields: &Fields, sender: &Sender) -> anyhow::Result<()> {
         // A row with too many cells or too few stands alone.
-        let mut csv = csv::ReaderBuilder::new()
-            .delimiter(self.delimiter)
-            .flexible(true)
-            .from_reader(ToTheEnd { reader, is_over: false });
+        let mut csv =
+            csv::ReaderBuilder::new().delimiter(self.delimiter).flexible(true).from_reader(Lines::of(reader));
         let names = csv.headers().context("the column names")?.clone();
-        let mut empty = empty_rows(&csv, 1, names.iter().map(str::as_bytes));
+        let mut empty = empty_rows(&csv, 1, true, names.iter().map(str::as_bytes));
         let mut columns: Vec<Column> = Vec::new();
         let mut seen = std::collections::HashSet::new();
         for name in names.iter().map(str::trim) {
@@ -113,7 +111,7 @@ impl Source {
             if !csv.read_byte_record(&mut record)? {
                 return Ok(());
             }
-            empty += empty_rows(&csv, line, &record);
+            empty += empty_rows(&csv, line, false, &record);
             let number = number + empty;
             let end = csv.position().byte();
             // Spreadsheets leave such rows.
@@ -149,16 +147,32 @@ impl Source {
     }
 }
 
-/// A file that notes when it is read to its end.
-struct ToTheEnd<R> {
+/// A file that notes how its lines end, and when it is read to its end.
+struct Lines<R> {
     reader: R,
+    before: u8,
+    /// Whether they end with a carriage return, by the first of them.
+    returns: Option<bool>,
     is_over: bool,
 }
 
-impl<R: Read> Read for ToTheEnd<R> {
+impl<R> Lines<R> {
+    fn of(reader: R) -> Self {
+        Self { reader, before: 0, returns: None, is_over: false }
+    }
+}
+
+impl<R: Read> Read for Lines<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let read = self.reader.read(buffer)?;
         self.is_over |= read == 0;
+        if self.returns.is_none()
+            && let Some(at) = buffer[..read].iter().position(|byte| *byte == b'\n')
+        {
+            let before = if at == 0 { self.before } else { buffer[at - 1] };
+            self.returns = Some(before == b'\r');
+        }
+        self.before = buffer[..read].last().copied().unwrap_or(self.before);
         Ok(read)
     }
 }
@@ -166,14 +180,18 @@ impl<R: Read> Read for ToTheEnd<R> {
 /// Rows without anything in them that stood before the one that was just read from this line on: they are passed over, and
 /// counted all the same, as a spreadsheet does.
 fn empty_rows<'a, R: Read>(
-    csv: &csv::Reader<ToTheEnd<R>>,
+    csv: &csv::Reader<Lines<R>>,
     from_line: u64,
+    is_first: bool,
     record: impl IntoIterator<Item = &'a [u8]>,
 ) -> i64 {
-    // Cells in quotes may have lines of their own, and only at the file's end may a row lack its line's end.
+    let file = csv.get_ref();
+    // A row is given out at its carriage return: the line that this ends is the next row's to count. Else its own, which only
+    // the last may lack.
+    let ended = if file.returns == Some(true) { !is_first } else { !file.is_over };
+    // Cells in quotes may have lines of their own.
     let within = record.into_iter().flatten().filter(|byte| **byte == b'\n').count() as u64;
-    let own = within + u64::from(!csv.get_ref().is_over);
-    let empty = (csv.position().line() - from_line).saturating_sub(own);
+    let empty = (csv.position().line() - from_line).saturating_sub(within + u64::from(ended));
     i64::try_from(empty).unwrap_or(i64::MAX)
 }
 
