@@ -178,9 +178,17 @@ fn without_event(route: &EndpointRoute, job: &ClaimedDelivery, lost: Lost) -> Fi
     let outcome = AttemptOutcome::unsent(Timestamp::now(), ErrorClass::Cancelled, detail);
     let mut finished = finish(route, job, Vec::new(), outcome);
     if lost == Lost::Gone {
-        finished.next = Next::Failed;
+        end(&mut finished);
     }
     finished
+}
+
+/// Ends a delivery that can never be sent. As a probe it was none: the next one may be made at once.
+fn end(finished: &mut FinishedAttempt) {
+    finished.next = Next::Failed;
+    if finished.probe == Some(Probe::Breaker) {
+        finished.probe = None;
+    }
 }
 
 /// The endpoint's route, if an attempt may start now; or else what becomes of the delivery.
@@ -285,7 +293,7 @@ async fn send(
     };
     let mut finished = finish(route, job, request_headers, outcome);
     if unsendable {
-        finished.next = Next::Failed;
+        end(&mut finished);
     }
     if let (Some(token), Some(credentials)) = (token, &route.credentials)
         && finished.attempt.outcome.status == Some(UNAUTHORIZED)

@@ -297,7 +297,10 @@ impl Tx {
             one.probe == Some(Probe::Breaker) && one.next != Next::Again && !one.attempt.outcome.counts()
         };
         let now = now_sql(self.backend());
-        for one in finished.filter(called_off) {
+        // In the order in which rows are locked.
+        let mut called_off: Vec<_> = finished.filter(called_off).collect();
+        called_off.sort_unstable_by_key(|one| one.attempt.endpoint);
+        for one in called_off {
             let (endpoint, delivery) = (one.attempt.endpoint.uuid(), one.attempt.delivery.uuid());
             let sql = "SELECT breaker_opens FROM endpoint_health WHERE endpoint_id = $1 AND breaker_probe = $2 \
                        AND breaker_opens > 0";

@@ -17,6 +17,7 @@ on_both!(
     a_resumed_endpoint_starts_with_a_closed_breaker,
     deleting_discards_what_rests,
     a_probe_that_is_called_off_lets_it_rest_again,
+    what_can_never_be_sent_takes_no_probes_turn,
 );
 
 /// Three failures open it, for so many seconds at first.
@@ -234,4 +235,19 @@ async fn a_probe_that_is_called_off_lets_it_rest_again(database: Database) {
     sql.until_numbers("SELECT COUNT(*) FROM endpoint_health WHERE breaker_until > 1", &[1]).await;
     let read = get(&world, &endpoint.id).await;
     assert_eq!((state(&read), read.consecutive_failures), (pb::CircuitState::Open, 3));
+}
+
+async fn what_can_never_be_sent_takes_no_probes_turn(database: Database) {
+    let world = world(database, "600").await;
+    let receiver = Receiver::scripted(|_, _| Reply::status(500)).await;
+    let endpoint = endpoint(&world, &receiver).await;
+    open(&world, &endpoint).await;
+    world.publish_to(&endpoint, b"second").await;
+    let mut sql = world.server.sql().await;
+    sql.until_numbers("SELECT COUNT(*) FROM queue WHERE claimed_by IS NULL", &[2]).await;
+    sql.run("DELETE FROM events").await;
+    sql.run("UPDATE endpoint_health SET breaker_until = 1").await;
+    // Neither waits for ten minutes behind the other.
+    sql.until_numbers("SELECT COUNT(*) FROM queue", &[0]).await;
+    assert_eq!(receiver.seen().len(), 3);
 }
