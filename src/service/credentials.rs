@@ -24,6 +24,7 @@ pub fn check(
     rules: &UrlRules,
 ) -> Result<()> {
     if let Some(authentication) = &mut settings.authentication {
+        keep_key_id(authentication, stored.and_then(|stored| stored.authentication.as_ref()));
         if stored.is_none_or(|stored| stored.authentication.as_ref() != Some(&*authentication)) {
             check_method("endpoint.authentication", authentication, rules)?;
         }
@@ -43,6 +44,17 @@ pub fn check(
     match &settings.authorities {
         Some(pem) => identity::authorities(pem).map_err(|why| Error::invalid("endpoint.ca_certificate", why)),
         None => Ok(()),
+    }
+}
+
+/// A key's id is read from the key, and so it is the same where the key is.
+fn keep_key_id(new: &mut Authentication, stored: Option<&Authentication>) {
+    let Some(stored) = stored.filter(|stored| stored.secret == new.secret) else { return };
+    if let (AuthMethod::OAuth2(new), AuthMethod::OAuth2(stored)) = (&mut new.method, &stored.method)
+        && let (ClientProof::Assertion { key_id, .. }, ClientProof::Assertion { key_id: known, .. }) =
+            (&mut new.client, &stored.client)
+    {
+        key_id.clone_from(known);
     }
 }
 

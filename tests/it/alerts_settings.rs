@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use hawser_client::pb::o_auth2::Client;
 use hawser_client::{field_violations, pb, reason};
 use tonic::{Code, Status};
 
@@ -9,6 +10,7 @@ use crate::oauth2::{endpoint, oauth2, shared};
 use crate::support::failing::{get, until_endpoint};
 use crate::support::mail::MailServer;
 use crate::support::secrets::{accepts, seconds};
+use crate::support::token_server::ClientKey;
 use crate::support::told::{all_sent, set_webhook, update_project, world_with_mail};
 use crate::support::{Database, Receiver, Reply, World, on_both};
 
@@ -171,6 +173,10 @@ async fn what_is_stored_is_not_checked_again(database: Database) {
     let token = oauth2("http://127.0.0.1:9/token".to_owned(), shared("secret", false));
     let (made, _) =
         world.create(pb::Endpoint { alerts: Some(alerts), ..endpoint(url, token.clone()) }, &["*"]).await;
+    let private_jwk = ClientKey::new("kid").jwk.to_string();
+    let assertion = Client::ClientAssertion(pb::ClientAssertion { private_jwk, ..Default::default() });
+    let asserts = oauth2("http://127.0.0.1:9/token".to_owned(), assertion);
+    let (asserting, _) = world.create(endpoint("http://127.0.0.1:9/hook".to_owned(), asserts), &["*"]).await;
     set_webhook(&world, "http://127.0.0.1:9/operational", &["endpoint.created"]).await;
     let stored = made.alerts.expect("some");
     assert_eq!(stored.emails, ["ops@xn--bcher-kva.example"], "as every mail server takes it");
@@ -195,6 +201,10 @@ async fn what_is_stored_is_not_checked_again(database: Database) {
     // Nor do its other URLs keep anyone from changing the rest.
     let named = pb::Endpoint { id: made.id.clone(), name: "renamed".to_owned(), ..Default::default() };
     assert_eq!(update(&world, named, &["name"]).await.expect("updated").name, "renamed");
+    // As it is shown, its key redacted.
+    let renamed = pb::Endpoint { name: "renamed".to_owned(), etag: String::new(), ..asserting.clone() };
+    let renamed = update(&world, renamed, &["name", "url", "authentication"]).await.expect("updated");
+    assert_eq!(renamed.authentication, asserting.authentication);
     let project = pb::Project { name: "renamed".to_owned(), ..Default::default() };
     update_project(&world, project, &["name"]).await;
     let moved = endpoint("http://127.0.0.1:9/moved".to_owned(), token.clone());
