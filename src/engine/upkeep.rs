@@ -138,7 +138,11 @@ impl Upkeep {
         if aligned.due {
             self.shared.claims.ring();
         }
-        if let Some(project) = aligned.paced {
+        // What was parked for slots before, the pacer finds by itself: told of it each time, it would ask back where this
+        // node's routes are behind.
+        if aligned.rows > 0
+            && let Some(project) = aligned.paced
+        {
             self.shared.pacer.tell(project, endpoint);
         }
         Ok(aligned.rows >= u64::from(BATCH))

@@ -11,7 +11,7 @@ on_both!(
     bodies_arrive_byte_for_byte,
     an_attempt_is_recorded_without_secrets,
     credentials_among_an_events_headers_are_sent_and_not_shown,
-    owner_and_broadcast_fan_out,
+    owners_and_broadcasts_reach_all_their_endpoints,
 );
 
 const ODD: &[&[u8]] = &[
@@ -117,7 +117,7 @@ async fn credentials_among_an_events_headers_are_sent_and_not_shown(database: Da
     }
 }
 
-async fn owner_and_broadcast_fan_out(database: Database) {
+async fn owners_and_broadcasts_reach_all_their_endpoints(database: Database) {
     let world = World::new(database).await;
     let receiver = Receiver::ok().await;
     for (path, owner) in [("/a1", "a"), ("/a2", "a"), ("/b", "b")] {
