@@ -74,8 +74,8 @@ use keeper::Keeper;
 use lanes::{LaneRule, Lanes};
 use pacer::Pacer;
 use pending::Pending;
-use supervise::supervise;
 pub use supervise::supervise_until;
+use supervise::{supervise, supervise_on_thread};
 use turn::{Inbox, Outcome};
 use versions::Versions;
 use writer::Writer;
@@ -315,7 +315,12 @@ impl Engine {
         };
         for inbox in inboxes {
             let writer = Writer::new(store.clone(), shared.clone(), inbox, flush.clone());
-            supervise(&writers, &failed, "writer", writer.run());
+            if store.has_single_writer() {
+                // SQLite's statements run where they are called for, and block.
+                supervise_on_thread(&writers, &failed, "writer", writer.run());
+            } else {
+                supervise(&writers, &failed, "writer", writer.run());
+            }
         }
         let task = claimer::run(store.clone(), shared.clone(), claim_tx, stop_claiming.clone());
         supervise_until(&claimer, &failed, &stop_claiming, "claimer", task);

@@ -1,5 +1,7 @@
 //! Long-lived tasks are watched, the engine's and the server's: one that ends when it must not ends the process.
 
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -10,10 +12,24 @@ pub fn supervise(
     name: &'static str,
     task: impl Future<Output = ()> + Send + 'static,
 ) {
+    watch_over(tracker, failed, name, tokio::spawn(task));
+}
+
+/// The same for a task that may block, on a thread of its own.
+pub fn supervise_on_thread(
+    tracker: &TaskTracker,
+    failed: &CancellationToken,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let runtime = Handle::current();
+    watch_over(tracker, failed, name, tokio::task::spawn_blocking(move || runtime.block_on(task)));
+}
+
+fn watch_over(tracker: &TaskTracker, failed: &CancellationToken, name: &'static str, task: JoinHandle<()>) {
     let failed = failed.clone();
-    let inner = tokio::spawn(task);
     tracker.spawn(async move {
-        if let Err(error) = inner.await {
+        if let Err(error) = task.await {
             tracing::error!(task = name, error = %error, "a task failed");
             failed.cancel();
         }

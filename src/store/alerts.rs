@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
+use sea_orm::{DbBackend, Statement, Value};
 use sha2::Sha256;
 
 use super::audit::first_id;
+use super::db::Row;
 use super::error::{Result, StoreError};
 use super::operational::OperationalTarget;
 use super::projects::alerts_place;
@@ -235,7 +236,7 @@ impl Tx {
     async fn content(
         &self,
         channel: Channel,
-        row: &QueryResult,
+        row: &Row,
     ) -> Result<Result<(Alert, AlertTarget), &'static str>> {
         let project = ProjectId::from_uuid(row.try_get_by_index(1)?);
         let body: String = row.try_get_by_index(2)?;
@@ -314,7 +315,7 @@ impl Store {
         ];
         let tx = self.begin(Lane::Engine).await?;
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let stood = tx.db().execute_raw(statement).await?.rows_affected() == 1;
+        let stood = tx.db().execute_raw(statement).await? == 1;
         tx.commit().await?;
         Ok(stood)
     }
@@ -328,7 +329,7 @@ impl Store {
         );
         let values = [first_id(before).into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let rows = self.inner.engine.query_all_raw(statement).await?;
+        let rows = self.inner.writers.engine().await?.db().query_all_raw(statement).await?;
         let waiting = rows
             .iter()
             .map(|row| Ok(usize::from(row.try_get_by_index::<i16>(0)? == WAITING)))

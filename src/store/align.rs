@@ -1,7 +1,7 @@
 //! Bringing an endpoint's queued work in line with its state and its rate limit: held work goes on, an open breaker's is parked,
 //! that of an INACTIVE, PENDING or deleted endpoint becomes DISCARDED. Always a bounded number of rows.
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
+use sea_orm::{DbBackend, Statement, Value};
 
 use super::Store;
 use super::error::{Result, StoreError};

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sea_orm::{ConnectionTrait, QueryResult, Statement};
+use sea_orm::Statement;
 
 use super::claim::parse_headers;
+use super::db::Row;
 use super::deliveries::unsigned;
 use super::error::Result;
 use super::events::Conditions;
@@ -106,15 +107,12 @@ impl Tx {
                 stored_micros(Some(timings.total_us)).into(),
             ]);
         }
-        let sql = "INSERT INTO attempts (id, delivery_id, project_id, endpoint_id, event_id, number, started_at, \
-                   status_code, error_class, error_detail, request_headers, response_headers, response_body, \
-                   flags, peer, dns_us, connect_us, tls_us, first_byte_us, total_us) \
-                   SELECT id, delivery_id, project_id, endpoint_id, event_id, number, started_at, \
-                   NULLIF(status_code, -1), NULLIF(error_class, -1), NULLIF(error_detail, ''), request_headers, \
-                   NULLIF(response_headers, ''), response_body, flags, NULLIF(peer, ''), NULLIF(dns_us, -1), \
-                   NULLIF(connect_us, -1), NULLIF(tls_us, -1), NULLIF(first_byte_us, -1), total_us FROM v WHERE true \
-                   ON CONFLICT (id) DO NOTHING";
-        rows.add_to(self.last(), sql);
+        let values = ":id, :delivery_id, :project_id, :endpoint_id, :event_id, :number, :started_at, \
+                      NULLIF(:status_code, -1), NULLIF(:error_class, -1), NULLIF(:error_detail, ''), :request_headers, \
+                      NULLIF(:response_headers, ''), :response_body, :flags, NULLIF(:peer, ''), NULLIF(:dns_us, -1), \
+                      NULLIF(:connect_us, -1), NULLIF(:tls_us, -1), NULLIF(:first_byte_us, -1), :total_us";
+        let into = format!("attempts ({ATTEMPT})");
+        rows.insert(self.last(), &into, values, "ON CONFLICT (id) DO NOTHING");
     }
 }
 
@@ -122,7 +120,7 @@ const ATTEMPT: &str = "id, delivery_id, project_id, endpoint_id, event_id, numbe
                        error_class, error_detail, request_headers, response_headers, response_body, flags, peer, \
                        dns_us, connect_us, tls_us, first_byte_us, total_us";
 
-fn read_attempt(row: &QueryResult) -> Result<Attempt> {
+fn read_attempt(row: &Row) -> Result<Attempt> {
     let class = row.try_get_by_index::<Option<i16>>(8)?.and_then(ErrorClass::from_code);
     let detail: Option<String> = row.try_get_by_index(9)?;
     let request_headers: Option<String> = row.try_get_by_index(10)?;

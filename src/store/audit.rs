@@ -1,9 +1,10 @@
 //! Reading the audit log.
 
-use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
+use sea_orm::{Statement, Value};
 use uuid::Uuid;
 
 use super::Store;
+use super::db::Row;
 use super::error::{Result, StoreError};
 use crate::domain::audit::{AuditEvent, AuditFilter};
 use crate::domain::clock::Timestamp;
@@ -69,7 +70,7 @@ pub(super) fn first_id(at: Timestamp) -> Uuid {
     Uuid::from_u128((millis << 80) | (7 << 76) | (0b10 << 62))
 }
 
-fn event_of(row: &QueryResult) -> Result<AuditEvent> {
+fn event_of(row: &Row) -> Result<AuditEvent> {
     let id: Uuid = row.try_get_by_index(0)?;
     let project: Option<Uuid> = row.try_get_by_index(1)?;
     let key: Option<Uuid> = row.try_get_by_index(2)?;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
+use sea_orm::{DbBackend, Statement, Value};
 
 use super::claim::{Claimed, RETURNED};
 use super::error::Result;
@@ -117,6 +117,6 @@ impl Tx {
 
     pub(super) async fn run<const N: usize>(&self, sql: &str, values: [Value; N]) -> Result<u64> {
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        Ok(self.db().execute_raw(statement).await?.rows_affected())
+        Ok(self.db().execute_raw(statement).await?)
     }
 }

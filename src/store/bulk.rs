@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use sea_orm::{ConnectionTrait, DbBackend};
+use sea_orm::DbBackend;
 use uuid::Uuid;
 
+use super::db::Db;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
 use super::{Result, Store};
@@ -73,7 +74,7 @@ impl Tx {
 
 async fn by_key(
     store: &Store,
-    db: &impl ConnectionTrait,
+    db: Db<'_>,
     project: ProjectId,
     keys: &[&EndpointKey],
 ) -> Result<Vec<Vec<Endpoint>>> {
@@ -97,7 +98,7 @@ async fn by_key(
     let uid_sql =
         "SELECT v.place, e.id FROM v JOIN endpoints e ON e.project_id = v.project_id AND e.uid = v.uid";
     // As the index spells it.
-    let url = match db.get_database_backend() {
+    let url = match db.backend() {
         DbBackend::Postgres => "md5(e.url) = md5(v.url) AND e.url = v.url",
         _ => "e.url = v.url",
     };

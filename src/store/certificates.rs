@@ -1,7 +1,7 @@
 //! Client certificates of endpoints that end soon: each end is warned of a few times, and each time once, however many
 //! nodes look.
 
-use sea_orm::{ConnectionTrait, Statement};
+use sea_orm::Statement;
 
 use super::Store;
 use super::error::Result;
@@ -48,7 +48,7 @@ impl Tx {
         );
         let values = [id.uuid().into(), now.as_millis().into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        if self.db().execute_raw(statement).await?.rows_affected() == 0 {
+        if self.db().execute_raw(statement).await? == 0 {
             return Ok(());
         }
         let endpoint = match self.endpoint(project, id).await {

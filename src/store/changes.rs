@@ -1,8 +1,9 @@
 //! The change log: writing a transaction's record, reading records in their order, and forgetting the oldest.
 
-use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
+use sea_orm::{DbBackend, Statement, Value};
 use uuid::Uuid;
 
+use super::db::{Db, Row};
 use super::error::{Result, StoreError};
 use super::rows::Script;
 use super::{Lane, Reads, Store};
@@ -13,32 +14,34 @@ use crate::domain::clock::Timestamp;
 const POSITION_LOCK: i64 = 0x6861_7773_6572_0002;
 
 /// Writes what was left for the end, then the record; nothing may follow it but the commit.
-pub(super) async fn append(
-    db: &impl ConnectionTrait,
-    mut before: Script,
-    changes: Vec<Change>,
-) -> Result<ChangeRecord> {
+pub(super) async fn append(db: Db<'_>, before: Script, changes: Vec<Change>) -> Result<ChangeRecord> {
     let committed_at = Timestamp::now();
     let body = change::encode(&changes).map_err(|error| StoreError::Corrupt(error.to_string()))?;
     let values = [Value::from(Uuid::now_v7()), Value::from(committed_at.as_millis()), Value::from(body)];
-    let position = match db.get_database_backend() {
-        DbBackend::Postgres => {
+    let position = match db {
+        Db::Session(session) => {
             before.run(db).await?;
-            // MATERIALIZED, so that the lock is held before the position is drawn.
-            let sql = format!(
-                "WITH held AS MATERIALIZED (SELECT pg_advisory_xact_lock({POSITION_LOCK})) \
-                 INSERT INTO changes (position, id, created_at, body) \
-                 SELECT nextval('changes_position'), $1, $2, $3 FROM held RETURNING position"
-            );
-            let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+            let sql = "INSERT INTO changes (id, created_at, body) VALUES ($1, $2, $3)";
+            session.execute(&Statement::from_sql_and_values(DbBackend::Sqlite, sql, values).into())?;
+            session.last_inserted()?
+        }
+        _ => {
+            // One round trip with what was left for the end, which comes first: the lock is held from drawing the position
+            // to the commit, and no longer.
+            let sql = |first: usize| {
+                format!(
+                    ", held AS MATERIALIZED (SELECT pg_advisory_xact_lock({POSITION_LOCK}) FROM before) \
+                     INSERT INTO changes (position, id, created_at, body) \
+                     SELECT nextval('changes_position'), ${first}, ${}, ${} FROM held RETURNING position",
+                    first + 1,
+                    first + 2
+                )
+            };
+            let statement = before.ended(sql, values);
             let drawn = db.query_one_raw(statement).await?;
             drawn
                 .ok_or_else(|| StoreError::Corrupt("no position was drawn".to_owned()))?
                 .try_get_by_index(0)?
-        }
-        _ => {
-            before.add("INSERT INTO changes (id, created_at, body) VALUES (?, ?, ?)", values.into());
-            before.run(db).await?
         }
     };
     Ok(ChangeRecord { position, committed_at, changes })
@@ -153,7 +156,7 @@ fn floor(stored: Option<Vec<u8>>) -> Result<i64> {
     Ok(i64::from_be_bytes(bytes))
 }
 
-fn read_record(row: &QueryResult) -> Result<(ChangeRecord, usize)> {
+fn read_record(row: &Row) -> Result<(ChangeRecord, usize)> {
     let body: Vec<u8> = row.try_get_by_index(2)?;
     let record = ChangeRecord {
         position: row.try_get_by_index(0)?,

@@ -12,12 +12,14 @@
 
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use sqlx::sqlite::SqliteConnection;
 use sqlx::{ConnectOptions, Connection, Executor, Row};
 
 use super::Store;
 use super::connect::DatabaseUrl;
 use super::error::Result;
+use super::session::Writer;
+use super::writers::Writers;
 
 /// Pages (4 KiB) that wait to be moved before any are: as many as SQLite itself lets come together, since a page that
 /// changed often is moved once.
@@ -34,7 +36,7 @@ const READERS_END: Duration = Duration::from_millis(2_500);
 /// Makes the checkpoints, on a connection of its own.
 pub struct Checkpoints {
     connection: SqliteConnection,
-    writer: SqlitePool,
+    writer: Writer,
     /// The length of the log from which the writer rests for longer.
     force_at: i64,
 }
@@ -49,12 +51,13 @@ struct Log {
 impl Store {
     /// Takes over the checkpoints from the commits; none on PostgreSQL.
     pub async fn checkpoints(&self) -> Result<Option<Checkpoints>> {
-        let DatabaseUrl::Sqlite(path) = &self.inner.url else { return Ok(None) };
+        let (DatabaseUrl::Sqlite(path), Writers::Sqlite(writer)) = (&self.inner.url, &self.inner.writers)
+        else {
+            return Ok(None);
+        };
         let connection = super::sqlite::options(path).connect().await?;
-        let writer = self.inner.write.get_sqlite_connection_pool().clone();
-        let mut checkpoints = Checkpoints { connection, writer, force_at: RENEW_BY_FORCE_AT };
-        checkpoints.take_over().await?;
-        Ok(Some(checkpoints))
+        writer.session().await?.run_text("PRAGMA wal_autocheckpoint = 0")?;
+        Ok(Some(Checkpoints { connection, writer: writer.clone(), force_at: RENEW_BY_FORCE_AT }))
     }
 
     /// Waits for the next commit of this process, or for none if there was one since the last wait.
@@ -64,12 +67,6 @@ impl Store {
 }
 
 impl Checkpoints {
-    async fn take_over(&mut self) -> Result<()> {
-        let mut writer = self.writer.acquire().await?;
-        writer.execute("PRAGMA wal_autocheckpoint = 0").await?;
-        Ok(())
-    }
-
     /// Moves what has come together.
     pub async fn advance(&mut self) -> Result<()> {
         let log = self.run("PRAGMA wal_checkpoint(NOOP)").await?;
@@ -111,9 +108,7 @@ impl Checkpoints {
     async fn with_writer_at_rest(&mut self, checkpoint: &'static str, patience: Duration) -> Result<bool> {
         let timeout = format!("PRAGMA busy_timeout = {}", patience.as_millis());
         self.connection.execute(sqlx::AssertSqlSafe(timeout)).await?;
-        let mut writer = self.writer.acquire().await?;
-        // It may be a new one.
-        writer.execute("PRAGMA wal_autocheckpoint = 0").await?;
+        let _resting = self.writer.session().await?;
         let row = self.connection.fetch_one(checkpoint).await?;
         Ok(row.try_get::<i64, _>(0)? == 0)
     }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use sea_orm::{ConnectionTrait, DbBackend, QueryResult};
+use sea_orm::DbBackend;
 
+use super::db::Row;
 use super::error::{Result, StoreError};
 use super::now_sql;
 use super::outcomes::{Hold, Released};
@@ -116,7 +117,7 @@ impl Tx {
 
     /// What the queue's rows say that a claim returned, with their events. Whoever claims a delivery gets it, or nothing
     /// would ever end it: also where its event is gone, or does not read.
-    pub(super) async fn claimed(&self, lease: LeaseId, rows: Vec<QueryResult>) -> Result<Claimed> {
+    pub(super) async fn claimed(&self, lease: LeaseId, rows: Vec<Row>) -> Result<Claimed> {
         let mut rows = rows.iter().map(queue_row).collect::<Result<Vec<_>>>()?;
         // RETURNING is in no order; ids are in the order of creation.
         rows.sort_by_key(|row| row.id);
@@ -147,7 +148,7 @@ impl Tx {
         Ok(Claimed { deliveries, versions })
     }
 
-    async fn claim_rows(&self, lease: LeaseId, request: &ClaimRequest) -> Result<Vec<QueryResult>> {
+    async fn claim_rows(&self, lease: LeaseId, request: &ClaimRequest) -> Result<Vec<Row>> {
         let mut wanted = Rows::new([("id", Kind::Uuid), ("lease", Kind::Uuid)]);
         for id in &request.ids {
             wanted.push([id.uuid().into(), lease.uuid().into()]);
@@ -248,7 +249,7 @@ impl Found {
     }
 }
 
-fn message(row: &QueryResult, event: EventId, project: ProjectId) -> Result<Message> {
+fn message(row: &Row, event: EventId, project: ProjectId) -> Result<Message> {
     let event_type: String = row.try_get_by_index(3)?;
     let payload: Vec<u8> = row.try_get_by_index(4)?;
     let headers: Option<String> = row.try_get_by_index(5)?;
@@ -265,7 +266,7 @@ fn tell_unreadable(event: EventId, error: &StoreError) {
     tracing::error!(%event, ?error, "a stored event does not read; attempts to deliver it fail");
 }
 
-fn queue_row(row: &QueryResult) -> Result<QueueRow> {
+fn queue_row(row: &Row) -> Result<QueueRow> {
     Ok(QueueRow {
         id: DeliveryId::from_uuid(row.try_get_by_index(0)?),
         project: ProjectId::from_uuid(row.try_get_by_index(1)?),

@@ -18,6 +18,7 @@ use super::recent::Recent;
 use super::silence::Suspicion;
 use super::sqlite::open_sqlite;
 use super::vault::Vault;
+use super::writers::Writers;
 use super::{Inner, Store};
 use crate::domain::page::TokenKey;
 
@@ -104,30 +105,19 @@ impl Store {
     pub async fn open(settings: StoreSettings) -> Result<Self> {
         let StoreSettings { url, vault, migrate, read_connections } = settings;
         let pools = match &url {
-            DatabaseUrl::Sqlite(path) => open_sqlite(path, read_connections).await?,
-            DatabaseUrl::Postgres(options) => open_postgres(options, read_connections).await?,
+            DatabaseUrl::Sqlite(path) => open_sqlite(path, read_connections, migrate).await?,
+            DatabaseUrl::Postgres(options) => open_postgres(options, read_connections, migrate).await?,
         };
-        match (migrate, &url) {
-            (true, DatabaseUrl::Postgres(options)) => migrate_postgres(options, &pools.write).await?,
-            (true, DatabaseUrl::Sqlite(_)) => Migrator::up(&pools.write, None).await?,
-            (false, _) => {
-                let pending = Migrator::get_pending_migrations(&pools.write).await?.len();
-                if pending > 0 {
-                    let message = format!("the schema lacks {pending} migrations; run `hawser migrate`");
-                    return Err(StoreError::Setup(message));
-                }
-            }
-        }
         let token_key = TokenKey::new(vault.derive("tokens")?);
-        let incarnation = super::meta::incarnation(&pools.write).await?;
-        super::meta::check_vault(&pools.write, &vault).await?;
+        let plain = pools.writers.service().await?;
+        let incarnation = super::meta::incarnation(plain.db()).await?;
+        super::meta::check_vault(plain.db(), &vault).await?;
+        drop(plain);
         let store = Self {
             inner: Arc::new(Inner {
                 backend: pools.backend,
                 url,
-                write: pools.write,
-                ingest: pools.ingest,
-                engine: pools.engine,
+                writers: pools.writers,
                 own: pools.own,
                 read: pools.read,
                 vault,
@@ -152,17 +142,15 @@ impl Store {
 
 pub(super) struct Pools {
     pub backend: DbBackend,
-    pub write: DatabaseConnection,
-    pub ingest: DatabaseConnection,
-    pub engine: DatabaseConnection,
+    pub writers: Writers,
     pub own: DatabaseConnection,
     pub read: DatabaseConnection,
     pub suspicion: Suspicion,
     pub lock: Option<File>,
 }
 
-async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Result<Pools> {
-    let options = options
+async fn open_postgres(given: &PgConnectOptions, read_connections: u32, migrate: bool) -> Result<Pools> {
+    let options = given
         .clone()
         .application_name("hawser")
         // An acknowledged event must survive the server's crash, whatever the cluster's default says.
@@ -202,18 +190,34 @@ async fn open_postgres(options: &PgConnectOptions, read_connections: u32) -> Res
     };
     let short = "SET statement_timeout = '10s'";
     let connect = SqlxPostgresConnector::from_sqlx_postgres_pool;
-    let pools = Pools {
+    let service = connect(pool(&options, 4, "SET statement_timeout = '30s'"));
+    service.get_postgres_connection_pool().acquire().await?;
+    match migrate {
+        true => migrate_postgres(given, &service).await?,
+        false => check_migrated(&service).await?,
+    }
+    Ok(Pools {
         backend: DbBackend::Postgres,
-        write: connect(pool(&options, 4, "SET statement_timeout = '30s'")),
-        ingest: connect(pool(&planned, 2, short)),
-        engine: connect(pool(&by_key, 6, short)),
+        writers: Writers::Postgres {
+            service,
+            ingest: connect(pool(&planned, 2, short)),
+            engine: connect(pool(&by_key, 6, short)),
+        },
         own: connect(pool(&options, OWN_CONNECTIONS, short)),
         read: connect(pool(&options, read_connections, short)),
         suspicion: suspicion.clone(),
         lock: None,
-    };
-    pools.write.get_postgres_connection_pool().acquire().await?;
-    Ok(pools)
+    })
+}
+
+/// Refuses a schema that lacks something.
+pub(super) async fn check_migrated(pool: &DatabaseConnection) -> Result<()> {
+    match Migrator::get_pending_migrations(pool).await?.len() {
+        0 => Ok(()),
+        pending => {
+            Err(StoreError::Setup(format!("the schema lacks {pending} migrations; run `hawser migrate`")))
+        }
+    }
 }
 
 /// Migrates under a lock of its own session, so that nodes that start together do not race.

@@ -3,10 +3,10 @@
 
 use std::borrow::Cow;
 
-use sea_orm::QueryResult;
 use zeroize::Zeroizing;
 
 use super::Store;
+use super::db::Row;
 use super::error::{Result, StoreError};
 use super::vault::Place;
 use crate::domain::alert::{AlertSettings, SecretUrl};
@@ -122,23 +122,23 @@ impl Store {
         Ok(Some(ClientCertificate { chain: chain.into_owned(), key, ..shown.into_owned() }))
     }
 
-    /// Those of a row of endpoints, from the column `authentication_sealed` on; none where it has none.
+    /// Those of an endpoint whose `authentication_sealed`, `client_certificate_sealed`, `authorities` and `credential_version` a
+    /// row has from column `at` on; none where it has none.
     pub(super) fn credentials_of(
         &self,
         project: ProjectId,
         endpoint: EndpointId,
-        row: &QueryResult,
+        row: &Row,
+        at: usize,
         rules: &UrlRules,
     ) -> Result<Option<Credentials>> {
-        let authentication =
-            self.open_authentication(project, endpoint, row.try_get("", "authentication_sealed")?)?;
-        let client_certificate =
-            self.open_certificate(project, endpoint, row.try_get("", "client_certificate_sealed")?)?;
-        let authorities: Option<String> = row.try_get("", "authorities")?;
+        let authentication = self.open_authentication(project, endpoint, row.try_get_by_index(at)?)?;
+        let client_certificate = self.open_certificate(project, endpoint, row.try_get_by_index(at + 1)?)?;
+        let authorities: Option<String> = row.try_get_by_index(at + 2)?;
         if authentication.is_none() && client_certificate.is_none() && authorities.is_none() {
             return Ok(None);
         }
-        let version = row.try_get("", "credential_version")?;
+        let version = row.try_get_by_index(at + 3)?;
         let token_url = match &authentication {
             Some(Authentication { method: AuthMethod::OAuth2(oauth2), .. }) => {
                 rules.parse(&oauth2.token_url).ok()

@@ -1,8 +1,9 @@
 //! Reading deliveries, and retrying by hand.
 
-use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
+use sea_orm::{Statement, Value};
 
 use super::Store;
+use super::db::{Db, Row};
 use super::error::{Result, StoreError};
 use super::events::Conditions;
 use super::notify::Bells;
@@ -118,7 +119,7 @@ impl Tx {
             hold.code().into(),
         ];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        if self.db().execute_raw(statement).await?.rows_affected() == 0 {
+        if self.db().execute_raw(statement).await? == 0 {
             return Ok(false);
         }
         let status = DeliveryStatus::Scheduled;
@@ -147,14 +148,14 @@ impl Tx {
     }
 }
 
-async fn find(db: &impl ConnectionTrait, project: ProjectId, id: DeliveryId) -> Result<Option<Delivery>> {
+async fn find(db: Db<'_>, project: ProjectId, id: DeliveryId) -> Result<Option<Delivery>> {
     let sql = format!("{SELECT} WHERE d.id = $1 AND d.project_id = $2");
     let values = [Value::from(id.uuid()), Value::from(project.uuid())];
-    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
+    let statement = Statement::from_sql_and_values(db.backend(), sql, values);
     db.query_one_raw(statement).await?.map(|row| read(&row)).transpose()
 }
 
-fn read(row: &QueryResult) -> Result<Delivery> {
+fn read(row: &Row) -> Result<Delivery> {
     let id = DeliveryId::from_uuid(row.try_get_by_index(0)?);
     let status: i32 = row.try_get_by_index(5)?;
     let event_type: String = row.try_get_by_index(4)?;

@@ -1,10 +1,12 @@
 //! Looking for due work, without touching it: what a claim may then take.
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement, Value};
+use sea_orm::{DbBackend, Statement, Value};
 
+use super::db::{Db, Row};
 use super::error::Result;
 use super::outcomes::Hold;
 use super::rows::{Kind, Rows};
+use super::writers::Writers;
 use super::{Store, now_sql};
 use crate::domain::id::{DeliveryId, EndpointId};
 
@@ -17,10 +19,10 @@ pub struct Due {
 
 impl Store {
     /// On PostgreSQL the connections whose plans are made for it. SQLite's engine has only the one that writes.
-    pub(super) fn for_claims(&self) -> &DatabaseConnection {
-        match self.backend() {
-            DbBackend::Postgres => &self.inner.engine,
-            _ => self.own_reader(),
+    pub(super) fn for_claims(&self) -> Db<'_> {
+        match &self.inner.writers {
+            Writers::Postgres { engine, .. } => Db::Pool(engine),
+            Writers::Sqlite(_) => self.own_reader(),
         }
     }
 
@@ -97,7 +99,7 @@ impl Store {
     }
 }
 
-fn read(row: &sea_orm::QueryResult) -> Result<Due> {
+fn read(row: &Row) -> Result<Due> {
     Ok(Due {
         id: DeliveryId::from_uuid(row.try_get_by_index(0)?),
         endpoint: EndpointId::from_uuid(row.try_get_by_index(1)?),

@@ -4,9 +4,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
+use sea_orm::{DbBackend, Statement, Value};
 
 use super::counters::ROLLUP_MS;
+use super::db::Db;
 use super::error::{Result, StoreError};
 use super::tx::Tx;
 use super::{Lane, Store};
@@ -76,8 +77,8 @@ impl Tx {
     }
 }
 
-async fn look(db: &impl ConnectionTrait, window: Duration) -> Result<(Option<Duration>, Sight)> {
-    let backend = db.get_database_backend();
+async fn look(db: Db<'_>, window: Duration) -> Result<(Option<Duration>, Sight)> {
+    let backend = db.backend();
     let now = Timestamp::now();
     let since = now.minus(window).as_millis();
     let values = || [Value::from(since.div_euclid(ROLLUP_MS) * ROLLUP_MS), Value::from(since)];

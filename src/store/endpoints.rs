@@ -7,6 +7,7 @@ use sea_orm::{QueryOrder, QuerySelect, Statement};
 use uuid::Uuid;
 
 use super::Store;
+use super::db::Db;
 use super::endpoint_rows::entity::{self, Column};
 use super::error::{Result, StoreError};
 use super::labels;
@@ -28,9 +29,9 @@ impl Store {
     }
 }
 
-async fn room(db: &impl ConnectionTrait, project: ProjectId, most: u32) -> Result<u32> {
+async fn room(db: Db<'_>, project: ProjectId, most: u32) -> Result<u32> {
     let sql = "SELECT endpoint_count FROM projects WHERE id = $1";
-    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, [project.uuid().into()]);
+    let statement = Statement::from_sql_and_values(db.backend(), sql, [project.uuid().into()]);
     let row = db.query_one_raw(statement).await?;
     let count: i64 = row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or_default();
     Ok(most.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX)))
@@ -58,7 +59,7 @@ impl Tx {
         if self.run(count, [project.uuid().into(), new.into(), i64::from(most).into()]).await? == 0 {
             return Err(StoreError::ProjectFull { project, most });
         }
-        entity::Entity::insert_many(rows).exec_without_returning(self.db()).await?;
+        self.db().execute(&entity::Entity::insert_many(rows)).await?;
         self.insert_labels(endpoints).await?;
         self.prepare_slots(endpoints).await?;
         self.tell(EndpointChangeKind::Created, endpoints).await
@@ -66,7 +67,7 @@ impl Tx {
 
     /// An endpoint as of this transaction.
     pub async fn endpoint(&self, project: ProjectId, id: EndpointId) -> Result<Option<Endpoint>> {
-        let row = find(project, id).one(self.db()).await?;
+        let row = self.db().one(find(project, id)).await?;
         let mut endpoints =
             row.map(|row| self.store().endpoint_of(row)).transpose()?.into_iter().collect::<Vec<_>>();
         add_health(self.db(), &mut endpoints).await?;
@@ -77,7 +78,7 @@ impl Tx {
     pub async fn update_endpoint(&mut self, kind: EndpointChangeKind, endpoint: &Endpoint) -> Result<()> {
         let endpoint = next_revision(endpoint);
         let row = self.store().row_of(&endpoint)?;
-        entity::Entity::update(row).validate().map_err(StoreError::from)?.exec(self.db()).await?;
+        self.db().execute(&entity::Entity::update(row).validate()?).await?;
         // All else that changes an endpoint leaves its settings alone.
         if kind == EndpointChangeKind::Updated {
             self.delete_labels(endpoint.id).await?;
@@ -128,7 +129,7 @@ impl Tx {
 
 impl Store {
     pub async fn endpoint(&self, project: ProjectId, id: EndpointId) -> Result<Option<Endpoint>> {
-        let row = find(project, id).one(self.reader()).await?;
+        let row = self.reader().one(find(project, id)).await?;
         let mut endpoints = row.map(|row| self.endpoint_of(row)).transpose()?.into_iter().collect::<Vec<_>>();
         add_health(self.reader(), &mut endpoints).await?;
         Ok(endpoints.pop())
@@ -163,7 +164,7 @@ impl Store {
         if let Some(after) = page.after {
             query = query.filter(Column::Id.gt(after));
         }
-        let found = query.all(self.reader()).await;
+        let found = self.reader().all(query).await;
         let rows = found.map_err(|error| StoreError::from(error).of_list("endpoints", "owner_id or uid"))?;
         let mut endpoints = rows.into_iter().map(|row| self.endpoint_of(row)).collect::<Result<Vec<_>>>()?;
         add_health(self.reader(), &mut endpoints).await?;
@@ -172,7 +173,7 @@ impl Store {
 }
 
 /// Adds what attempts know of endpoints: failures in a row, the breaker and the newest answer.
-async fn add_health(db: &impl ConnectionTrait, endpoints: &mut [Endpoint]) -> Result<()> {
+async fn add_health(db: Db<'_>, endpoints: &mut [Endpoint]) -> Result<()> {
     let mut rows = Rows::new([("id", Kind::Uuid)]);
     for endpoint in endpoints.iter() {
         rows.push([endpoint.id.uuid().into()]);
@@ -217,15 +218,11 @@ async fn add_health(db: &impl ConnectionTrait, endpoints: &mut [Endpoint]) -> Re
 }
 
 /// The endpoints with these ids, in no particular order.
-pub(super) async fn with_ids(
-    store: &Store,
-    db: &impl ConnectionTrait,
-    ids: &[Uuid],
-) -> Result<Vec<Endpoint>> {
+pub(super) async fn with_ids(store: &Store, db: Db<'_>, ids: &[Uuid]) -> Result<Vec<Endpoint>> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let rows = entity::Entity::find().filter(Column::Id.is_in(ids.iter().copied())).all(db).await?;
+    let rows = db.all(entity::Entity::find().filter(Column::Id.is_in(ids.iter().copied()))).await?;
     let mut endpoints = rows.into_iter().map(|row| store.endpoint_of(row)).collect::<Result<Vec<_>>>()?;
     add_health(db, &mut endpoints).await?;
     Ok(endpoints)

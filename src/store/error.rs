@@ -16,6 +16,11 @@ pub enum StoreError {
     Db(#[from] DbErr),
     #[error("the database connection failed")]
     Sqlx(#[from] sqlx::Error),
+    #[error("the database failed")]
+    Sqlite(#[from] rusqlite::Error),
+    /// SQLite undid the transaction by itself, as it does when the disk fails or is full.
+    #[error("the database ended the transaction")]
+    Interrupted,
     #[error("the database did not answer in time")]
     TimedOut,
     /// Whether the transaction is committed is not known.
@@ -54,6 +59,12 @@ impl StoreError {
                 Some(SqlErr::UniqueConstraintViolation(message)) => Some(message),
                 _ => None,
             },
+            // SQLITE_CONSTRAINT_UNIQUE and SQLITE_CONSTRAINT_PRIMARYKEY.
+            Self::Sqlite(rusqlite::Error::SqliteFailure(failure, Some(message)))
+                if matches!(failure.extended_code, 2067 | 1555) =>
+            {
+                Some(message.clone())
+            }
             _ => None,
         }
     }
@@ -80,6 +91,9 @@ impl StoreError {
     }
 
     fn code(&self) -> Option<Cow<'_, str>> {
+        if let Self::Sqlite(error) = self {
+            return Some(error.sqlite_error()?.extended_code.to_string().into());
+        }
         self.sqlx()?.as_database_error()?.code()
     }
 
@@ -110,7 +124,8 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Db(DbErr::ConnectionAcquire(_)) => true,
-            Self::TimedOut | Self::Unanswered(_) | Self::LeaseGone => true,
+            Self::TimedOut | Self::Interrupted | Self::Unanswered(_) | Self::LeaseGone => true,
+            Self::Sqlite(_) => self.code().is_some_and(|code| passes(&code)),
             _ => self.sqlx().is_some_and(is_transient),
         }
     }
@@ -124,20 +139,20 @@ fn is_transient(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(error) => match error.code().as_deref() {
-            // PostgreSQL classes 08 (connection), 25 (the transaction ended, or the server turned read-only), 40
-            // (rollback), 53 (resources), 55, 57 (operator) and 58 (system).
-            Some(code) if code.len() == 5 => {
-                ["08", "25", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
-            }
-            // SQLite: BUSY, LOCKED, INTERRUPT, IOERR, FULL, CANTOPEN, by the low byte of the extended code.
-            Some(code) => {
-                code.parse::<i32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 9 | 10 | 13 | 14))
-            }
-            None => false,
-        },
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| passes(&code)),
         _ => false,
     }
+}
+
+/// Whether what a database's code names passes by itself.
+fn passes(code: &str) -> bool {
+    if code.len() == 5 {
+        // PostgreSQL classes 08 (connection), 25 (the transaction ended, or the server turned read-only), 40
+        // (rollback), 53 (resources), 55, 57 (operator) and 58 (system).
+        return ["08", "25", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class));
+    }
+    // SQLite: BUSY, LOCKED, INTERRUPT, IOERR, FULL, CANTOPEN, by the low byte of the extended code.
+    code.parse::<i32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 9 | 10 | 13 | 14))
 }
 
 impl From<StoreError> for Error {

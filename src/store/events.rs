@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
+use sea_orm::{Statement, Value};
 
 use super::Store;
 use super::claim::parse_headers;
+use super::db::Row;
 use super::error::{Result, StoreError};
 use super::rows::{Kind, Rows};
 use crate::domain::clock::Timestamp;
@@ -39,7 +40,7 @@ impl Store {
              FROM v JOIN events ON events.id = v.event_id"
         );
         let found = rows.query(self.reader(), &sql).await?;
-        let read = |row: &QueryResult| {
+        let read = |row: &Row| {
             let payload: Option<Vec<u8>> = row.try_get_by_index(1)?;
             Ok((EventId::from_uuid(row.try_get_by_index(0)?), payload.map(Bytes::from)))
         };
@@ -72,7 +73,7 @@ impl Store {
     }
 }
 
-fn read(row: &QueryResult, with_payload: bool) -> Result<StoredEvent> {
+fn read(row: &Row, with_payload: bool) -> Result<StoredEvent> {
     let id = EventId::from_uuid(row.try_get_by_index(0)?);
     let target: Option<String> = row.try_get_by_index(4)?;
     let corrupt = || StoreError::Corrupt(format!("the target of {id}"));

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use sea_orm::Statement;
 
 use super::error::{Result, StoreError};
 use super::outcomes::{PARKED_BREAKER, PARKED_PAUSED, PARKED_RATE};
+use super::writers::Writers;
 use super::{Store, now_sql};
 use crate::domain::id::ProjectId;
 
@@ -71,32 +72,27 @@ impl Store {
 
     /// Connections of each pool: its name, how many are open, how many of them idle.
     pub fn pool_use(&self) -> Vec<(&'static str, u32, usize)> {
-        let pools: &[_] = match self.backend() {
-            DbBackend::Postgres => &[
-                ("service", &self.inner.write),
-                ("ingest", &self.inner.ingest),
-                ("engine", &self.inner.engine),
-                ("own", &self.inner.own),
-                ("read", &self.inner.read),
-            ],
-            _ => &[("write", &self.inner.write), ("own", &self.inner.own), ("read", &self.inner.read)],
-        };
-        let counts = |pool: &sea_orm::DatabaseConnection| match self.backend() {
-            DbBackend::Postgres => {
-                let pool = pool.get_postgres_connection_pool();
-                (pool.size(), pool.num_idle())
+        let (own, read) = (&self.inner.own, &self.inner.read);
+        match &self.inner.writers {
+            Writers::Postgres { service, ingest, engine } => {
+                let pools = [
+                    ("service", service),
+                    ("ingest", ingest),
+                    ("engine", engine),
+                    ("own", own),
+                    ("read", read),
+                ];
+                pools.map(|(name, pool)| (name, pool.get_postgres_connection_pool())).map(counts).into()
             }
-            _ => {
-                let pool = pool.get_sqlite_connection_pool();
-                (pool.size(), pool.num_idle())
+            Writers::Sqlite(writer) => {
+                let pools = [("own", own), ("read", read)];
+                let readers = pools.map(|(name, pool)| (name, pool.get_sqlite_connection_pool())).map(counts);
+                [("write", 1, usize::from(writer.is_idle()))].into_iter().chain(readers).collect()
             }
-        };
-        pools
-            .iter()
-            .map(|(name, pool)| {
-                let (open, idle) = counts(pool);
-                (*name, open, idle)
-            })
-            .collect()
+        }
     }
+}
+
+fn counts<D: sqlx::Database>((name, pool): (&'static str, &sqlx::Pool<D>)) -> (&'static str, u32, usize) {
+    (name, pool.size(), pool.num_idle())
 }

@@ -187,28 +187,17 @@ impl Tx {
         lease: LeaseId,
         events: &[NewEvent<'_>],
     ) -> Result<Vec<EndpointId>> {
-        let mut script = Script::new(self.backend());
-        insert_event_rows(events, &mut script);
+        insert_event_rows(events, self.last());
         self.insert_expansions(events).await?;
         let heads: Vec<EventHead> = events.iter().map(|new| new.event.head()).collect();
         let made: Vec<_> =
             heads.iter().zip(events).map(|(head, new)| (head, new.deliveries.as_slice())).collect();
-        self.insert_with_deliveries(script, lease, &made).await
+        self.insert_deliveries(lease, &made).await
     }
 
-    /// Writes deliveries of events that are stored; returns the same.
+    /// Writes deliveries, with their places in the queue, of events that are stored; returns the same.
     pub(super) async fn insert_deliveries(
         &mut self,
-        lease: LeaseId,
-        made: &[(&EventHead, &[NewDelivery])],
-    ) -> Result<Vec<EndpointId>> {
-        self.insert_with_deliveries(Script::new(self.backend()), lease, made).await
-    }
-
-    /// Writes what the script holds, and deliveries with their places in the queue.
-    async fn insert_with_deliveries(
-        &mut self,
-        mut script: Script,
         lease: LeaseId,
         made: &[(&EventHead, &[NewDelivery])],
     ) -> Result<Vec<EndpointId>> {
@@ -218,9 +207,9 @@ impl Tx {
             .map(|delivery| delivery.endpoint)
             .collect();
         let open = self.held_open(resting.iter().copied()).await?;
-        insert_delivery_rows(made, &mut script);
-        insert_queue_rows(self.backend(), lease, made, &open, &mut script);
-        script.run(self.db()).await?;
+        let backend = self.backend();
+        insert_delivery_rows(made, self.last());
+        insert_queue_rows(backend, lease, made, &open, self.last());
         if all().any(|delivery| delivery.is_due() && !delivery.claimed) {
             self.ring(Bells::DUE);
         }
@@ -267,11 +256,11 @@ fn insert_event_rows(events: &[NewEvent<'_>], script: &mut Script) {
             event.created_at.as_millis().into(),
         ]);
     }
-    let sql = "INSERT INTO events (id, project_id, event_type, target_kind, target, payload, headers, \
-               idempotency_key, delivery_count, created_at) \
-               SELECT id, project_id, event_type, target_kind, NULLIF(target, ''), payload, \
-               NULLIF(headers, ''), NULLIF(idempotency_key, ''), delivery_count, created_at FROM v";
-    rows.add_to(script, sql);
+    let into = "events (id, project_id, event_type, target_kind, target, payload, headers, idempotency_key, \
+                delivery_count, created_at)";
+    let values = ":id, :project_id, :event_type, :target_kind, NULLIF(:target, ''), :payload, NULLIF(:headers, ''), \
+                  NULLIF(:idempotency_key, ''), :delivery_count, :created_at";
+    rows.insert(script, into, values, "");
 }
 
 fn insert_delivery_rows(made: &[(&EventHead, &[NewDelivery])], script: &mut Script) {
@@ -296,12 +285,11 @@ fn insert_delivery_rows(made: &[(&EventHead, &[NewDelivery])], script: &mut Scri
         }
     }
     // 6 is DISCARDED: it ends as it begins.
-    let sql = "INSERT INTO deliveries (id, project_id, event_id, endpoint_id, status, attempts, \
-               next_attempt_at, created_at, ended_at) \
-               SELECT id, project_id, event_id, endpoint_id, status, 0, \
-               CASE status WHEN 6 THEN NULL ELSE created_at END, created_at, \
-               CASE status WHEN 6 THEN created_at ELSE NULL END FROM v";
-    rows.add_to(script, sql);
+    let into = "deliveries (id, project_id, event_id, endpoint_id, status, attempts, next_attempt_at, created_at, ended_at)";
+    let values = ":id, :project_id, :event_id, :endpoint_id, :status, 0, \
+                  CASE :status WHEN 6 THEN NULL ELSE :created_at END, :created_at, \
+                  CASE :status WHEN 6 THEN :created_at ELSE NULL END";
+    rows.insert(script, into, values, "");
 }
 
 /// `open` are the breakers that are.
@@ -340,14 +328,14 @@ fn insert_queue_rows(
         }
     }
     let nil = nil_sql(backend);
-    let due = super::due_now_sql(backend, "created_at");
-    let sql = format!(
-        "INSERT INTO queue (id, project_id, endpoint_id, event_id, due_at, parked, claimed_by, token, \
-         budget_start, attempts, created_at) \
-         SELECT id, project_id, endpoint_id, event_id, {due}, parked, NULLIF(claimed_by, {nil}), \
-         {FIRST_TOKEN}, 0, 0, created_at FROM v"
+    let due = super::due_now_sql(backend, ":created_at");
+    let into = "queue (id, project_id, endpoint_id, event_id, due_at, parked, claimed_by, token, budget_start, attempts, \
+                created_at)";
+    let values = format!(
+        ":id, :project_id, :endpoint_id, :event_id, {due}, :parked, NULLIF(:claimed_by, {nil}), {FIRST_TOKEN}, 0, 0, \
+         :created_at"
     );
-    rows.add_to(script, &sql);
+    rows.insert(script, into, &values, "");
 }
 
 fn created(event: &EventHead, delivery: &NewDelivery) -> DeliveryChange {

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
+use sea_orm::{DbBackend, Statement, Value};
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 
@@ -47,7 +47,8 @@ impl Store {
             "INSERT INTO leases (id, node, acquired_at, expires_at) VALUES ($1, $2, {now}, {now} + $3)"
         );
         let values = [Value::from(id.uuid()), Value::from(node), millis(life)];
-        self.inner.engine.execute_raw(Statement::from_sql_and_values(self.backend(), sql, values)).await?;
+        let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+        self.inner.writers.engine().await?.db().execute_raw(statement).await?;
         Ok(Lease { id, life, session })
     }
 
@@ -63,7 +64,7 @@ impl Store {
         let sql = format!("UPDATE leases SET expires_at = {now} + $2 WHERE id = $1 AND expires_at > {now}");
         let values = [lease.id.uuid().into(), millis(lease.life)];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        Ok(self.inner.engine.execute_raw(statement).await?.rows_affected() == 1)
+        Ok(self.inner.writers.engine().await?.db().execute_raw(statement).await? == 1)
     }
 
     /// Gives this process's lease back with whatever it still holds.
@@ -87,7 +88,8 @@ impl Store {
             format!("SELECT id, CASE WHEN expires_at <= {now} THEN 1 ELSE 0 END FROM leases WHERE id <> $1");
         let statement = Statement::from_sql_and_values(self.backend(), sql, [own.uuid().into()]);
         let mut freed = 0;
-        for row in self.inner.engine.query_all_raw(statement).await? {
+        let others = self.inner.writers.engine().await?.db().query_all_raw(statement).await?;
+        for row in others {
             let id = LeaseId::from_uuid(row.try_get_by_index(0)?);
             let tx = self.begin(Lane::Engine).await?;
             let dead = match self.backend() {
@@ -152,7 +154,7 @@ impl Tx {
         }
         let forget = "DELETE FROM leases WHERE id = $1";
         let statement = Statement::from_sql_and_values(self.backend(), forget, [Value::from(id.uuid())]);
-        if self.db().execute_raw(statement).await?.rows_affected() == 0 {
+        if self.db().execute_raw(statement).await? == 0 {
             // Someone else was first, and freed its claims in the same transaction.
             self.rollback().await?;
             return Ok(0);
@@ -166,7 +168,7 @@ impl Tx {
         }
         let free = "UPDATE queue SET claimed_by = NULL WHERE claimed_by = $1";
         let statement = Statement::from_sql_and_values(self.backend(), free, [Value::from(id.uuid())]);
-        let freed = self.db().execute_raw(statement).await?.rows_affected();
+        let freed = self.db().execute_raw(statement).await?;
         if freed > 0 {
             self.ring(Bells::DUE);
         }

@@ -16,6 +16,7 @@ mod claim;
 mod connect;
 mod counters;
 mod credentials;
+mod db;
 mod deliveries;
 mod due;
 mod egress;
@@ -42,6 +43,7 @@ mod rotations;
 mod routes;
 mod rows;
 mod secrets;
+mod session;
 mod silence;
 mod sqlite;
 mod streaks;
@@ -50,6 +52,7 @@ mod tx;
 mod upkeep;
 mod vault;
 mod warnings;
+mod writers;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -81,6 +84,7 @@ pub use tx::{AuditEntry, Tx};
 pub use vault::{MasterKey, Place, Vault};
 
 use crate::domain::page::TokenKey;
+use db::Db;
 
 /// A handle on the database; clones share it.
 #[derive(Clone)]
@@ -91,10 +95,7 @@ pub struct Store {
 struct Inner {
     backend: DbBackend,
     url: DatabaseUrl,
-    /// Writes of services. On SQLite the file's only writing connection, which the engine's pools are too.
-    write: DatabaseConnection,
-    ingest: DatabaseConnection,
-    engine: DatabaseConnection,
+    writers: writers::Writers,
     /// What the server itself must read to go on: routes, keys, the change log, looks of the engine.
     own: DatabaseConnection,
     /// What callers ask for.
@@ -143,16 +144,16 @@ impl Store {
     }
 
     /// For what callers read outside a transaction.
-    pub(crate) fn reader(&self) -> &DatabaseConnection {
-        &self.inner.read
+    fn reader(&self) -> Db<'_> {
+        Db::Pool(&self.inner.read)
     }
 
     /// For what the server itself must read.
-    pub(crate) fn own_reader(&self) -> &DatabaseConnection {
-        &self.inner.own
+    fn own_reader(&self) -> Db<'_> {
+        Db::Pool(&self.inner.own)
     }
 
-    pub(crate) fn reader_of(&self, reads: Reads) -> &DatabaseConnection {
+    fn reader_of(&self, reads: Reads) -> Db<'_> {
         match reads {
             Reads::Own => self.own_reader(),
             Reads::Callers => self.reader(),
@@ -193,10 +194,10 @@ impl Store {
     /// and removes it.
     pub async fn close(&self) {
         let inner = &self.inner;
-        for pool in [&inner.read, &inner.own, &inner.ingest, &inner.engine, &inner.write] {
-            if let Err(error) = pool.clone().close().await {
-                tracing::warn!(error = %error, "closing the database failed");
-            }
+        let readers = [inner.read.clone().close().await, inner.own.clone().close().await];
+        let closed = readers.map(|closed| closed.map_err(StoreError::from));
+        for error in closed.into_iter().chain([inner.writers.close().await]).filter_map(Result::err) {
+            tracing::warn!(error = %error, "closing the database failed");
         }
     }
 }

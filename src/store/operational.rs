@@ -1,6 +1,6 @@
 //! What a project's operational webhook is signed with: its current secret and those that retire, sealed together.
 
-use sea_orm::{ConnectionTrait, Statement, Value};
+use sea_orm::{Statement, Value};
 use zeroize::Zeroizing;
 
 use super::credentials::read;

@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use sea_orm::QueryResult;
+use sea_orm::DbBackend;
 use uuid::Uuid;
 
+use super::db::{Db, Row};
 use super::error::Result;
 use super::health::{Aftermath, FailureRules, HAS_FAILED};
 use super::notify::Bells;
@@ -135,10 +136,11 @@ struct Fate<'a> {
 }
 
 /// What became of the claimed rows.
+#[derive(Default)]
 struct Settled {
     /// Those that were still ours.
     held: HashSet<DeliveryId>,
-    /// Endpoints of those that ended for which a success is news.
+    /// Endpoints of those that ended for which a success may be news.
     failing: HashSet<EndpointId>,
 }
 
@@ -229,7 +231,7 @@ impl Tx {
             ("attempts", Kind::SmallInt),
             ("budget_start", Kind::SmallInt),
         ]);
-        let mut ends = Rows::new([("id", Kind::Uuid), ("token", Kind::BigInt), ("lease", Kind::Uuid)]);
+        let mut ends = Vec::new();
         let mut retries = Rows::new([
             ("id", Kind::Uuid),
             ("token", Kind::BigInt),
@@ -250,7 +252,9 @@ impl Tx {
                     let parked = if one.limited { Hold::Rate } else { Hold::No }.code().into();
                     retries.push([id.into(), token, lease, due.as_millis().into(), attempts, parked]);
                 }
-                Next::Success | Next::Failed | Next::Discarded => ends.push([id.into(), token, lease]),
+                Next::Success | Next::Failed | Next::Discarded => {
+                    ends.push((one.attempt.delivery, one.attempt.endpoint, one.claim));
+                }
             }
         }
         // First, because the attempt after it may be in the same batch.
@@ -258,20 +262,41 @@ impl Tx {
                    WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease \
                    RETURNING queue.id";
         let mut held = ids(&again.query(self.db(), sql).await?)?;
-        let mut failing = HashSet::new();
-        let sql = format!(
-            "{DELETE_HELD}, (SELECT h.endpoint_id FROM endpoint_health h WHERE h.endpoint_id = queue.endpoint_id \
-             AND {HAS_FAILED})"
-        );
-        for row in ends.query(self.db(), &sql).await? {
-            held.insert(DeliveryId::from_uuid(row.try_get_by_index(0)?));
-            failing.extend(row.try_get_by_index::<Option<Uuid>>(1)?.map(EndpointId::from_uuid));
-        }
+        let ended = self.end_held(&ends).await?;
+        held.extend(ended.held);
         let sql = "UPDATE queue SET claimed_by = NULL, parked = v.parked, due_at = v.due_at, attempts = v.attempts \
                    FROM v WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease \
                    RETURNING queue.id";
         held.extend(ids(&retries.query(self.db(), sql).await?)?);
-        Ok(Settled { held, failing })
+        Ok(Settled { held, failing: ended.failing })
+    }
+
+    /// Removes claimed rows that are still held under the same token; returns which were.
+    async fn end_held(&self, ends: &[(DeliveryId, EndpointId, Claim)]) -> Result<Settled> {
+        let mut rows = Rows::new([("id", Kind::Uuid), ("token", Kind::BigInt), ("lease", Kind::Uuid)]);
+        for (delivery, _, claim) in ends {
+            rows.push([delivery.uuid().into(), claim.token.into(), claim.lease.uuid().into()]);
+        }
+        let mut settled = Settled::default();
+        if let Db::Session(session) = self.db() {
+            // RETURNING would cost SQLite more than the deletion itself.
+            let sql = "DELETE FROM queue WHERE id = :id AND token = :token AND claimed_by = :lease";
+            let deleted = rows.changed(session, sql)?;
+            for ((delivery, endpoint, _), _) in ends.iter().zip(deleted).filter(|(_, deleted)| *deleted) {
+                settled.held.insert(*delivery);
+                settled.failing.insert(*endpoint);
+            }
+            return Ok(settled);
+        }
+        let sql = format!(
+            "DELETE FROM queue WHERE (id, token, claimed_by) IN (SELECT id, token, lease FROM v) RETURNING id, \
+             (SELECT h.endpoint_id FROM endpoint_health h WHERE h.endpoint_id = queue.endpoint_id AND {HAS_FAILED})"
+        );
+        for row in rows.query(self.db(), &sql).await? {
+            settled.held.insert(DeliveryId::from_uuid(row.try_get_by_index(0)?));
+            settled.failing.extend(row.try_get_by_index::<Option<Uuid>>(1)?.map(EndpointId::from_uuid));
+        }
+        Ok(settled)
     }
 
     /// What was rescheduled for an endpoint that is INACTIVE now ends, and is parked where the breaker is open.
@@ -324,21 +349,28 @@ impl Tx {
                 millis(end).into(),
             ]);
         }
-        let sql = "UPDATE deliveries SET status = v.status, attempts = v.attempts, \
-                   next_attempt_at = NULLIF(v.next_attempt_at, -1), last_error = NULLIF(v.last_error, -1), \
-                   last_status = NULLIF(v.last_status, -1), ended_at = NULLIF(v.ended_at, -1) \
-                   FROM v WHERE deliveries.id = v.id";
+        let sql = match self.backend() {
+            DbBackend::Postgres => {
+                "UPDATE deliveries SET status = v.status, attempts = v.attempts, \
+                 next_attempt_at = NULLIF(v.next_attempt_at, -1), last_error = NULLIF(v.last_error, -1), \
+                 last_status = NULLIF(v.last_status, -1), ended_at = NULLIF(v.ended_at, -1) \
+                 FROM v WHERE deliveries.id = v.id"
+            }
+            // A join costs SQLite a table of its own for each row.
+            _ => {
+                "UPDATE deliveries SET status = :status, attempts = :attempts, \
+                 next_attempt_at = NULLIF(:next_attempt_at, -1), last_error = NULLIF(:last_error, -1), \
+                 last_status = NULLIF(:last_status, -1), ended_at = NULLIF(:ended_at, -1) WHERE id = :id"
+            }
+        };
         rows.add_to(self.last(), sql);
     }
 
     /// Ends claimed deliveries as DISCARDED; says how many there were.
     pub async fn discard(&mut self, discarded: &[Discarded]) -> Result<u64> {
         let now = Timestamp::now();
-        let mut ends = Rows::new([("id", Kind::Uuid), ("token", Kind::BigInt), ("lease", Kind::Uuid)]);
-        for one in discarded {
-            ends.push([one.delivery.uuid().into(), one.claim.token.into(), one.claim.lease.uuid().into()]);
-        }
-        let held = ids(&ends.query(self.db(), DELETE_HELD).await?)?;
+        let ends: Vec<_> = discarded.iter().map(|one| (one.delivery, one.endpoint, one.claim)).collect();
+        let held = self.end_held(&ends).await?.held;
         let mut rows =
             Rows::new([("id", Kind::Uuid), ("status", Kind::SmallInt), ("ended_at", Kind::BigInt)]);
         for one in discarded.iter().filter(|one| held.contains(&one.delivery)) {
@@ -411,10 +443,6 @@ impl Tx {
     }
 }
 
-/// Removes claimed rows that are still held under the same token.
-const DELETE_HELD: &str =
-    "DELETE FROM queue WHERE (id, token, claimed_by) IN (SELECT id, token, lease FROM v) RETURNING id";
-
 /// Stands for NULL among rows.
 pub(super) const ABSENT: i16 = -1;
 
@@ -445,6 +473,6 @@ pub(super) fn small(number: u16) -> i16 {
     i16::try_from(number).unwrap_or(i16::MAX)
 }
 
-fn ids(rows: &[QueryResult]) -> Result<HashSet<DeliveryId>> {
+fn ids(rows: &[Row]) -> Result<HashSet<DeliveryId>> {
     rows.iter().map(|row| Ok(DeliveryId::from_uuid(row.try_get_by_index(0)?))).collect()
 }

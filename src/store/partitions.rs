@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbBackend};
+use sea_orm::DbBackend;
 use uuid::Uuid;
 
-use super::error::{Result, StoreError};
+use super::error::Result;
 use super::{Lane, Store};
 use crate::domain::clock::Timestamp;
 
@@ -48,7 +48,7 @@ impl Store {
                     "CREATE TABLE IF NOT EXISTS {table}_w{number} PARTITION OF {table} \
                      FOR VALUES FROM ('{from}') TO ('{to}') WITH ({storage})"
                 );
-                match self.inner.write.execute_unprepared(&sql).await.map_err(StoreError::from) {
+                match self.inner.writers.service().await?.db().execute_unprepared(&sql).await {
                     Err(error) if error.is_check_violation() => kept_out.push(format!("{table}_w{number}")),
                     made => _ = made?,
                 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::entity::prelude::*;
-use sea_orm::{ConnectionTrait, QueryOrder, QuerySelect, Statement};
+use sea_orm::{QueryOrder, QuerySelect, Statement};
 use uuid::Uuid;
 
 use super::Store;
@@ -76,13 +76,13 @@ mod api_key {
 impl Tx {
     pub async fn insert_project(&self, project: &Project) -> Result<()> {
         let row = project::ActiveModel { routing_version: Set(1), ..self.store().row_of_project(project)? };
-        project::Entity::insert(row).exec_without_returning(self.db()).await?;
+        self.db().execute(&project::Entity::insert(row)).await?;
         Ok(())
     }
 
     /// A project as of this transaction.
     pub async fn project(&self, id: ProjectId) -> Result<Option<Project>> {
-        let row = project::Entity::find_by_id(id.uuid()).one(self.db()).await?;
+        let row = self.db().one(project::Entity::find_by_id(id.uuid())).await?;
         row.map(|row| self.store().project_of(row)).transpose()
     }
 
@@ -100,7 +100,7 @@ impl Tx {
     /// Writes a changed project; its routing version is bumped apart.
     pub async fn update_project(&self, project: &Project) -> Result<()> {
         let row = self.store().row_of_project(project)?;
-        project::Entity::update(row).validate().map_err(StoreError::from)?.exec(self.db()).await?;
+        self.db().execute(&project::Entity::update(row).validate()?).await?;
         // Its settings are part of all its routes.
         let sql = "UPDATE projects SET routing_base = routing_version WHERE id = $1";
         self.run(sql, [project.id.uuid().into()]).await?;
@@ -120,19 +120,18 @@ impl Tx {
             last_used_at: Set(None),
             revoked_at: Set(None),
         };
-        api_key::Entity::insert(row).exec_without_returning(self.db()).await?;
+        self.db().execute(&api_key::Entity::insert(row)).await?;
         Ok(())
     }
 
     /// Revokes a key that was not yet; returns it as it is now, none where there is none.
     pub async fn revoke_key(&self, id: KeyId, at: Timestamp) -> Result<Option<ApiKey>> {
-        api_key::Entity::update_many()
+        let revoke = api_key::Entity::update_many()
             .col_expr(api_key::Column::RevokedAt, Expr::value(at.as_millis()))
             .filter(api_key::Column::Id.eq(id.uuid()))
-            .filter(api_key::Column::RevokedAt.is_null())
-            .exec(self.db())
-            .await?;
-        let row = api_key::Entity::find_by_id(id.uuid()).one(self.db()).await?;
+            .filter(api_key::Column::RevokedAt.is_null());
+        self.db().execute(&revoke).await?;
+        let row = self.db().one(api_key::Entity::find_by_id(id.uuid())).await?;
         Ok(row.map(|row| key_of(row).0))
     }
 }
@@ -140,7 +139,7 @@ impl Tx {
 impl Store {
     /// Calls that name a project ask whether it is there, publishes among them.
     pub async fn project(&self, id: ProjectId) -> Result<Option<Project>> {
-        let row = project::Entity::find_by_id(id.uuid()).one(self.own_reader()).await?;
+        let row = self.own_reader().one(project::Entity::find_by_id(id.uuid())).await?;
         row.map(|row| self.project_of(row)).transpose()
     }
 
@@ -151,7 +150,7 @@ impl Store {
         if let Some(after) = page.after {
             query = query.filter(project::Column::Id.gt(after));
         }
-        let rows = query.all(self.reader()).await?;
+        let rows = self.reader().all(query).await?;
         let rows = rows.into_iter().map(|row| self.project_of(row)).collect::<Result<Vec<_>>>()?;
         Ok(Page::from_rows(rows, page.size, |project| project.id.uuid()))
     }
@@ -167,13 +166,13 @@ impl Store {
         if let Some(after) = page.after {
             query = query.filter(api_key::Column::Id.gt(after));
         }
-        let rows = query.all(self.reader()).await?.into_iter().map(|row| key_of(row).0).collect();
+        let rows = self.reader().all(query).await?.into_iter().map(|row| key_of(row).0).collect();
         Ok(Page::from_rows(rows, page.size, |key| key.id.uuid()))
     }
 
     /// A key with the hash of its secret.
     pub async fn key(&self, id: KeyId) -> Result<Option<(ApiKey, Vec<u8>)>> {
-        let row = api_key::Entity::find_by_id(id.uuid()).one(self.own_reader()).await?;
+        let row = self.own_reader().one(api_key::Entity::find_by_id(id.uuid())).await?;
         Ok(row.map(key_of))
     }
 
@@ -191,23 +190,20 @@ impl Store {
 
     /// Whether any operator key could be used.
     pub async fn has_operator_key(&self) -> Result<bool> {
-        let row = api_key::Entity::find()
+        let usable = api_key::Entity::find()
             .filter(api_key::Column::ProjectId.is_null())
-            .filter(api_key::Column::RevokedAt.is_null())
-            .one(self.own_reader())
-            .await?;
-        Ok(row.is_some())
+            .filter(api_key::Column::RevokedAt.is_null());
+        Ok(self.own_reader().one(usable).await?.is_some())
     }
 
     /// Notes when keys were last used.
     pub async fn touch_keys(&self, used: &[(KeyId, Timestamp)]) -> Result<()> {
         let tx = self.begin(super::Lane::Service).await?;
         for (id, at) in used {
-            api_key::Entity::update_many()
+            let touch = api_key::Entity::update_many()
                 .col_expr(api_key::Column::LastUsedAt, Expr::value(at.as_millis()))
-                .filter(api_key::Column::Id.eq(id.uuid()))
-                .exec(tx.db())
-                .await?;
+                .filter(api_key::Column::Id.eq(id.uuid()));
+            tx.db().execute(&touch).await?;
         }
         tx.commit().await
     }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, Statement, Value};
+use sea_orm::{Statement, Value};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::Store;
+use super::db::Row;
 use super::error::{Result, StoreError};
 use super::tx::Tx;
 use super::vault::Place;
@@ -135,7 +136,7 @@ fn rotation_due(backend: sea_orm::DbBackend, endpoint: EndpointId) -> Statement 
     Statement::from_sql_and_values(backend, sql, [endpoint.uuid().into()])
 }
 
-fn due_of(row: Option<sea_orm::QueryResult>) -> Result<Option<Timestamp>> {
+fn due_of(row: Option<Row>) -> Result<Option<Timestamp>> {
     let due: Option<i64> = row.map(|row| row.try_get_by_index(0)).transpose()?.flatten();
     Ok(due.map(Timestamp::from_millis))
 }

@@ -5,13 +5,11 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseTransaction, DbBackend, IsolationLevel, QueryResult, Statement,
-    TransactionTrait, Value,
-};
+use sea_orm::{AccessMode, DbBackend, IsolationLevel, Statement, TransactionTrait, Value};
 
 use super::Store;
 use super::credentials::read;
+use super::db::{Db, Row};
 use super::error::{Result, StoreError};
 use super::rows::{Kind, Rows};
 use super::vault::Place;
@@ -40,11 +38,11 @@ impl Store {
         let txn = match self.backend() {
             DbBackend::Postgres => {
                 let (isolation, mode) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
-                self.own_reader().begin_with_config(Some(isolation), Some(mode)).await?
+                self.inner.own.begin_with_config(Some(isolation), Some(mode)).await?
             }
-            _ => self.own_reader().begin().await?,
+            _ => self.inner.own.begin().await?,
         };
-        let routes = self.read_routes(&txn, project, rules, known).await;
+        let routes = self.read_routes(Db::Transaction(&txn), project, rules, known).await;
         txn.rollback().await?;
         routes
     }
@@ -65,7 +63,7 @@ impl Store {
 
     async fn read_routes(
         &self,
-        txn: &DatabaseTransaction,
+        txn: Db<'_>,
         project: ProjectId,
         rules: &UrlRules,
         known: Option<&ProjectRoutes>,
@@ -141,16 +139,16 @@ impl Store {
         Ok(Some(routes))
     }
 
-    /// What is sealed in a row of endpoints.
+    /// What is sealed in such a row of endpoints.
     fn open_sealed(
         &self,
         project: ProjectId,
         endpoint: EndpointId,
-        row: &QueryResult,
+        row: &Row,
         rules: &UrlRules,
     ) -> Result<(Vec<CustomHeader>, Option<Credentials>)> {
-        let headers = self.open_headers(project, endpoint, row.try_get("", "headers_sealed")?)?;
-        Ok((headers, self.credentials_of(project, endpoint, row, rules)?))
+        let headers = self.open_headers(project, endpoint, row.try_get_by_index(5)?)?;
+        Ok((headers, self.credentials_of(project, endpoint, row, 9, rules)?))
     }
 
     /// Opens an endpoint's custom headers.
@@ -183,7 +181,7 @@ impl Store {
 }
 
 async fn enabled_patterns(
-    txn: &DatabaseTransaction,
+    txn: Db<'_>,
     project: ProjectId,
     since: i64,
 ) -> Result<HashMap<EndpointId, Vec<EventTypePattern>>> {
@@ -198,13 +196,8 @@ async fn enabled_patterns(
     Ok(patterns)
 }
 
-async fn query(
-    txn: &DatabaseTransaction,
-    sql: &str,
-    project: ProjectId,
-    since: Option<i64>,
-) -> Result<Vec<QueryResult>> {
-    let backend = txn.get_database_backend();
+async fn query(txn: Db<'_>, sql: &str, project: ProjectId, since: Option<i64>) -> Result<Vec<Row>> {
+    let backend = txn.backend();
     let values = [Value::from(project.uuid())].into_iter().chain(since.map(Value::from));
     let statement = Statement::from_sql_and_values(backend, sql, values);
     Ok(txn.query_all_raw(statement).await?)

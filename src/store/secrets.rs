@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, QueryResult, Statement};
+use sea_orm::Statement;
 use uuid::Uuid;
 
 use super::Store;
+use super::db::{Db, Row};
 use super::error::{Result, StoreError};
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
@@ -172,7 +173,7 @@ impl Store {
     }
 
     /// A row of [`COLUMNS`] without its value.
-    fn secret_of(&self, project: ProjectId, row: &QueryResult) -> Result<SecretInfo> {
+    fn secret_of(&self, project: ProjectId, row: &Row) -> Result<SecretInfo> {
         let id = SecretId::from_uuid(row.try_get_by_index(0)?);
         let kind = kind_of(row.try_get_by_index(2)?)?;
         let public_key = match kind {
@@ -201,7 +202,7 @@ impl Store {
     /// are left out; what expires later is seen at signing. Those of the endpoints that changed since a routing version.
     pub(super) async fn live_secrets(
         &self,
-        txn: &DatabaseTransaction,
+        txn: Db<'_>,
         project: ProjectId,
         since: i64,
         now: Timestamp,
@@ -230,7 +231,7 @@ impl Store {
         }
     }
 
-    fn live(&self, project: ProjectId, rows: Vec<QueryResult>) -> Result<LiveSecrets> {
+    fn live(&self, project: ProjectId, rows: Vec<Row>) -> Result<LiveSecrets> {
         let mut live = LiveSecrets::default();
         for row in rows {
             let id = SecretId::from_uuid(row.try_get_by_index(0)?);
@@ -288,7 +289,7 @@ impl Store {
 /// The live secrets of these endpoints, in no particular order.
 pub(super) async fn live_among(
     store: &Store,
-    db: &impl ConnectionTrait,
+    db: Db<'_>,
     project: ProjectId,
     endpoints: &[EndpointId],
 ) -> Result<HashMap<EndpointId, Vec<LiveSecret>>> {

@@ -1,4 +1,4 @@
-//! Opening SQLite: one connection that writes, and readers, each of which ends a read that takes too long.
+//! Opening SQLite: its schema, one connection that writes, and readers, each of which ends a read that takes too long.
 //!
 //! A reader keeps the write-ahead log from beginning anew, and the driver runs a statement to its end even where nobody
 //! waits for it any more. So no read may last: the connection itself breaks it off.
@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::time::Duration;
 
+use hawser_migrations::{Migrator, MigratorTrait};
 use sea_orm::{DbBackend, SqlxSqliteConnector};
 use sqlx::ConnectOptions;
 use sqlx::SqlitePool;
@@ -15,13 +16,12 @@ use sqlx::sqlite::{
 };
 use tokio::time::Instant;
 
-use super::connect::{ACQUIRE_TIMEOUT, OWN_CONNECTIONS, Pools};
+use super::connect::{ACQUIRE_TIMEOUT, OWN_CONNECTIONS, Pools, check_migrated};
 use super::error::{Result, StoreError};
+use super::session::Writer;
 use super::silence::Suspicion;
+use super::writers::Writers;
 
-/// Texts that the writing connection to SQLite keeps prepared. Those of 256 rows take up to half a MiB each, but are few;
-/// scripts, of which there are more, join parts of up to 64 rows and take a third of that.
-const STATEMENTS: usize = 128;
 /// How long a caller may read at once.
 const CALLERS_LONGEST: Duration = Duration::from_secs(1);
 /// And the server itself, which asks for a bounded number of rows, or now and then for one look through the queue.
@@ -29,37 +29,29 @@ const OWN_LONGEST: Duration = Duration::from_secs(10);
 /// Steps of SQLite's machine between two looks at the clock: a fraction of a millisecond.
 const STEPS: i32 = 10_000;
 /// What is left of the log's file where it begins anew.
-const LOG_KEPT: &str = "67108864";
+pub(super) const LOG_KEPT: &str = "67108864";
 
-pub(super) async fn open_sqlite(path: &Path, read_connections: u32) -> Result<Pools> {
+pub(super) async fn open_sqlite(path: &Path, read_connections: u32, migrate: bool) -> Result<Pools> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder)
             .map_err(|error| StoreError::Setup(format!("cannot make {}: {error}", folder.display())))?;
     }
     let lock = lock_file(path)?;
-    let writer = options(path)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .pragma("temp_store", "memory")
-        .pragma("cache_size", "-16000")
-        .statement_cache_capacity(STATEMENTS);
-    let write = SqlitePoolOptions::new()
-        .max_connections(1)
-        .min_connections(1)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_with(writer)
-        .await?;
-    let write = SqlxSqliteConnector::from_sqlx_sqlite_pool(write);
+    let migrating = options(path).create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+    let migrating = SqlitePoolOptions::new().max_connections(1).connect_with(migrating).await?;
+    let schema = SqlxSqliteConnector::from_sqlx_sqlite_pool(migrating.clone());
+    match migrate {
+        true => Migrator::up(&schema, None).await?,
+        false => check_migrated(&schema).await?,
+    }
+    let writer = Writer::open(path)?;
+    // After the writer is open: the last connection that closes moves all of the log.
+    migrating.close().await;
     let own = readers(path, OWN_CONNECTIONS, OWN_LONGEST);
     let read = readers(path, read_connections, CALLERS_LONGEST);
     Ok(Pools {
         backend: DbBackend::Sqlite,
-        ingest: write.clone(),
-        engine: write.clone(),
-        write,
+        writers: Writers::Sqlite(writer),
         own: SqlxSqliteConnector::from_sqlx_sqlite_pool(own),
         read: SqlxSqliteConnector::from_sqlx_sqlite_pool(read),
         suspicion: Suspicion::default(),

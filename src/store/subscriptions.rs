@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use sea_orm::entity::prelude::*;
-use sea_orm::{ActiveValue::Set, FromQueryResult, QueryOrder, QuerySelect};
+use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect};
 
 use super::Store;
+use super::db::Db;
 use super::endpoints::to_json;
-use super::error::{Result, StoreError};
+use super::error::Result;
 use super::routes::from_json;
 use super::rows::{Kind, Rows};
 use super::tx::Tx;
@@ -48,32 +49,32 @@ impl Tx {
         }
         let rows = subscriptions.iter().map(|subscription| row_of(subscription));
         let rows = rows.collect::<Result<Vec<_>>>()?;
-        entity::Entity::insert_many(rows).exec_without_returning(self.db()).await?;
+        self.db().execute(&entity::Entity::insert_many(rows)).await?;
         Ok(())
     }
 
     /// A subscription as of this transaction.
     pub async fn subscription(&self, project: ProjectId, id: SubscriptionId) -> Result<Option<Subscription>> {
-        find(project, id).one(self.db()).await?.map(subscription_of).transpose()
+        self.db().one(find(project, id)).await?.map(subscription_of).transpose()
     }
 
     pub async fn update_subscription(&mut self, subscription: &Subscription) -> Result<()> {
         self.reroute(subscription.endpoint);
         let row = row_of(subscription)?;
-        entity::Entity::update(row).validate().map_err(StoreError::from)?.exec(self.db()).await?;
+        self.db().execute(&entity::Entity::update(row).validate()?).await?;
         Ok(())
     }
 
     pub async fn delete_subscription(&mut self, subscription: &Subscription) -> Result<()> {
         self.reroute(subscription.endpoint);
-        entity::Entity::delete_by_id(subscription.id.uuid()).exec(self.db()).await?;
+        self.db().execute(&entity::Entity::delete_by_id(subscription.id.uuid())).await?;
         Ok(())
     }
 }
 
 impl Store {
     pub async fn subscription(&self, project: ProjectId, id: SubscriptionId) -> Result<Option<Subscription>> {
-        find(project, id).one(self.reader()).await?.map(subscription_of).transpose()
+        self.reader().one(find(project, id)).await?.map(subscription_of).transpose()
     }
 
     /// Oldest first.
@@ -93,7 +94,7 @@ impl Store {
         if let Some(after) = page.after {
             query = query.filter(Column::Id.gt(after));
         }
-        let rows = query.all(self.reader()).await?;
+        let rows = self.reader().all(query).await?;
         let rows = rows.into_iter().map(subscription_of).collect::<Result<Vec<_>>>()?;
         Ok(Page::from_rows(rows, page.size, |subscription| subscription.id.uuid()))
     }
@@ -101,21 +102,20 @@ impl Store {
 
 /// The oldest subscription of each of these endpoints that has one.
 pub(super) async fn first_of(
-    db: &impl ConnectionTrait,
+    db: Db<'_>,
     endpoints: &[EndpointId],
 ) -> Result<HashMap<EndpointId, Subscription>> {
     let mut rows = Rows::new([("id", Kind::Uuid)]);
     for endpoint in endpoints {
         rows.push([endpoint.uuid().into()]);
     }
-    let sql = "SELECT s.* FROM v JOIN subscriptions s ON s.id = \
-               (SELECT f.id FROM subscriptions f WHERE f.endpoint_id = v.id ORDER BY f.id LIMIT 1)";
-    let mut first = HashMap::new();
-    for row in rows.query(db, sql).await? {
-        let subscription = subscription_of(entity::Model::from_query_result(&row, "")?)?;
-        first.insert(subscription.endpoint, subscription);
-    }
-    Ok(first)
+    let sql =
+        "SELECT (SELECT f.id FROM subscriptions f WHERE f.endpoint_id = v.id ORDER BY f.id LIMIT 1) FROM v";
+    let found = rows.query(db, sql).await?;
+    let ids = found.iter().map(|row| row.try_get_by_index::<Option<Uuid>>(0)).collect::<Result<Vec<_>>>()?;
+    let first = entity::Entity::find().filter(Column::Id.is_in(ids.into_iter().flatten()));
+    let first = db.all(first).await?.into_iter().map(subscription_of);
+    first.map(|subscription| subscription.map(|subscription| (subscription.endpoint, subscription))).collect()
 }
 
 fn find(project: ProjectId, id: SubscriptionId) -> sea_orm::Select<entity::Entity> {

@@ -8,15 +8,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sea_orm::sea_query::{Expr, Query};
-use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode, Statement,
-    TransactionOptions, TransactionTrait, Value,
-};
+use sea_orm::{DbBackend, Statement, StatementBuilder, Value};
 
+use super::db::Db;
 use super::error::{Result, StoreError};
 use super::notify::Bells;
 use super::recent::Committed;
 use super::rows::{Kind, Rows, Script};
+use super::writers::Txn;
 use super::{Lane, Store};
 use crate::domain::change::Change;
 use crate::domain::clock::Timestamp;
@@ -26,7 +25,7 @@ use crate::domain::principal::Principal;
 
 /// A write transaction. Dropped without [`Tx::commit`], it changes nothing.
 pub struct Tx {
-    txn: DatabaseTransaction,
+    txn: Txn,
     store: Store,
     changes: Vec<Change>,
     /// The attempts that the changes tell of.
@@ -60,17 +59,7 @@ pub struct AuditEntry<'a> {
 impl Store {
     /// Begins a write transaction on a connection of that lane.
     pub async fn begin(&self, lane: Lane) -> Result<Tx> {
-        let pool = match lane {
-            Lane::Service => &self.inner.write,
-            Lane::Ingest => &self.inner.ingest,
-            Lane::Engine => &self.inner.engine,
-        };
-        let options = TransactionOptions {
-            // A deferred one could fail when it first writes, and waiting would not help.
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
-        let txn = pool.begin_with_options(options).await?;
+        let txn = self.inner.writers.begin(lane).await?;
         let last = Script::new(self.backend());
         let (changes, attempts) = (Vec::new(), Vec::new());
         let (rerouted, bells) = (BTreeSet::new(), Bells::default());
@@ -79,8 +68,8 @@ impl Store {
 }
 
 impl Tx {
-    pub(super) fn db(&self) -> &DatabaseTransaction {
-        &self.txn
+    pub(super) fn db(&self) -> Db<'_> {
+        self.txn.db()
     }
 
     pub(super) fn backend(&self) -> DbBackend {
@@ -146,7 +135,7 @@ impl Tx {
     pub async fn bump_routing(&mut self, project: ProjectId) -> Result<i64> {
         let sql = "UPDATE projects SET routing_version = routing_version + 1 WHERE id = $1 RETURNING routing_version";
         let statement = Statement::from_sql_and_values(self.backend(), sql, [Value::from(project.uuid())]);
-        match self.txn.query_one_raw(statement).await? {
+        match self.db().query_one_raw(statement).await? {
             Some(row) => {
                 self.ring(Bells::ROUTES);
                 Ok(row.try_get_by_index(0)?)
@@ -178,7 +167,7 @@ impl Tx {
             ];
             insert.values(values.map(Expr::value)).map_err(|error| StoreError::Corrupt(error.to_string()))?;
         }
-        self.txn.execute(&insert).await?;
+        self.db().execute_raw(StatementBuilder::build(&insert, &self.backend())).await?;
         Ok(())
     }
 
@@ -187,7 +176,7 @@ impl Tx {
         self.write_routes();
         let store = &self.store.inner;
         if self.changes.is_empty() {
-            self.last.run(&self.txn).await?;
+            self.last.run(self.txn.db()).await?;
             self.txn.commit().await.map_err(unanswered)?;
             store.written.notify_one();
             if self.alerted {
@@ -196,7 +185,7 @@ impl Tx {
             store.outbox.ring(self.bells);
             return Ok(());
         }
-        let record = super::changes::append(&self.txn, self.last, self.changes).await?;
+        let record = super::changes::append(self.txn.db(), self.last, self.changes).await?;
         self.txn.commit().await.map_err(unanswered)?;
         store.written.notify_one();
         if store.recent.is_wanted() {
@@ -212,12 +201,11 @@ impl Tx {
 
     /// Ends it without changes, at once rather than when the connection is next used.
     pub async fn rollback(self) -> Result<()> {
-        Ok(self.txn.rollback().await?)
+        self.txn.rollback().await
     }
 }
 
 /// A COMMIT that was not answered may have been carried out all the same; one that was refused was not.
-fn unanswered(error: DbErr) -> StoreError {
-    let error = StoreError::from(error);
+fn unanswered(error: StoreError) -> StoreError {
     if error.is_transient() { StoreError::Unanswered(Box::new(error)) } else { error }
 }

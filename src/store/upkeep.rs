@@ -1,6 +1,6 @@
 //! Housekeeping in bounded statements.
 
-use sea_orm::{ConnectionTrait, Statement, Value};
+use sea_orm::{Statement, Value};
 
 use super::Store;
 use super::error::Result;
@@ -18,17 +18,15 @@ impl Store {
              (SELECT project_id, request_id FROM rotation_requests WHERE expires_at <= $1 LIMIT $2)",
         ] {
             let values = [Value::from(Timestamp::now().as_millis()), Value::from(EXPIRED_BATCH)];
-            self.inner
-                .engine
-                .execute_raw(Statement::from_sql_and_values(self.backend(), sql, values))
-                .await?;
+            let statement = Statement::from_sql_and_values(self.backend(), sql, values);
+            self.inner.writers.engine().await?.db().execute_raw(statement).await?;
         }
         Ok(())
     }
 
     /// Asks the database for a sign of life, on connections that callers cannot use up.
     pub async fn ping(&self) -> Result<()> {
-        self.inner.own.execute_unprepared("SELECT 1").await?;
+        self.own_reader().execute_unprepared("SELECT 1").await?;
         Ok(())
     }
 }

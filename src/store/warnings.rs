@@ -7,9 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
-use sea_orm::QueryResult;
-
 use super::credentials::place;
+use super::db::Row;
 use super::error::Result;
 use super::outcomes::FinishedAttempt;
 use super::projects::alerts_place;
@@ -113,7 +112,7 @@ impl Tx {
         Ok(warnings)
     }
 
-    fn is_heard(&self, event: AlertEvent, row: &QueryResult) -> Result<bool> {
+    fn is_heard(&self, event: AlertEvent, row: &Row) -> Result<bool> {
         let webhook: Option<OperationalWebhook> = policy_of(row.try_get_by_index(4)?)?;
         if webhook.is_some_and(|webhook| webhook.wants(event)) {
             return Ok(true);
