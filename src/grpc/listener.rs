@@ -2,8 +2,11 @@
 //! for ever, takes any number, and ends all connections of one age at once.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -155,10 +158,10 @@ impl Listener {
         let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
         let mut silence = std::pin::pin!(tokio::time::sleep(FIRST_WORDS));
         let mut age = std::pin::pin!(until(self.limits.age.map(jitter)));
-        let (mut silent, mut stopping) = (true, false);
+        let (mut silent, mut stopping, mut let_others) = (true, false, false);
         loop {
             tokio::select! {
-                ended = &mut serving => {
+                ended = after_others(serving.as_mut(), &mut let_others) => {
                     if let Err(error) = ended {
                         tracing::debug!(error = %error, "a connection failed");
                     }
@@ -202,6 +205,22 @@ fn builder() -> Builder<TokioExecutor> {
     // With a timer, a request's head must come within 30 s; for gRPC-Web.
     builder.http1().timer(TokioTimer::new()).max_buf_size(4 * HEADERS as usize);
     builder
+}
+
+/// Each time it is woken, the tasks that are ready go first: what they answer then leaves in one write, not in one each, since
+/// whatever wakes a connection would otherwise be followed by it at once.
+fn after_others<F: Future>(
+    mut connection: Pin<&mut F>,
+    let_others: &mut bool,
+) -> impl Future<Output = F::Output> {
+    poll_fn(move |context| {
+        *let_others = !*let_others;
+        if *let_others {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        connection.as_mut().poll(context)
+    })
 }
 
 async fn until(time: Option<Duration>) {
