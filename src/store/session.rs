@@ -299,3 +299,78 @@ fn typed(kind: &ColumnType, row: &rusqlite::Row<'_>, name: &str) -> Result<Value
         _ => return Err(StoreError::Corrupt(format!("column {name} is of a type that is not read"))),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(folder: &tempfile::TempDir) -> Writer {
+        let path = folder.path().join("a.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (a INTEGER, b TEXT)").unwrap();
+        Writer::open(&path).unwrap()
+    }
+
+    fn rows(session: &Session) -> Vec<(Option<i64>, Option<String>)> {
+        let all = Statement::from_string(DbBackend::Sqlite, "SELECT a, b FROM t ORDER BY rowid");
+        let rows = session.query(&all.into()).unwrap();
+        rows.iter().map(|row| (row.try_get_by_index(0).unwrap(), row.try_get_by_index(1).unwrap())).collect()
+    }
+
+    fn insert(values: &str, given: [Value; 2], names: &[&'static str]) -> Runs {
+        Runs { text: format!("INSERT INTO t VALUES ({values})"), names: names.into(), values: given.into() }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_dropped_transaction_is_undone() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = opened(&folder);
+        let session = writer.begin().await.unwrap();
+        session.execute(&insert("?, ?", [1.into(), "a".into()], &[])).unwrap();
+        drop(session);
+        let session = writer.begin().await.unwrap();
+        assert_eq!(rows(&session), []);
+        session.execute(&insert("?, ?", [2.into(), "b".into()], &[])).unwrap();
+        session.commit().unwrap();
+        assert_eq!(rows(&writer.session().await.unwrap()), [(Some(2), Some("b".to_owned()))]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_statement_runs_after_sqlite_ended_the_transaction() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = opened(&folder);
+        let session = writer.begin().await.unwrap();
+        session.run_text("ROLLBACK").unwrap();
+        let late = session.execute(&insert("?, ?", [1.into(), "a".into()], &[]));
+        assert!(matches!(late, Err(StoreError::Interrupted)), "{late:?}");
+        assert!(session.commit().is_err());
+        assert_eq!(rows(&writer.session().await.unwrap()), []);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_parameter_takes_its_value() {
+        let folder = tempfile::tempdir().unwrap();
+        let session = opened(&folder).begin().await.unwrap();
+        session.execute(&insert("$2, $1", ["a".into(), 1.into()], &[])).unwrap();
+        session.execute(&insert(":n + :n, :text", ["b".into(), 1.into()], &["text", "n"])).unwrap();
+        session.execute(&insert("?, ?", [Value::Int(None), Value::String(None)], &[])).unwrap();
+        assert_eq!(
+            rows(&session),
+            [(Some(1), Some("a".to_owned())), (Some(2), Some("b".to_owned())), (None, None)]
+        );
+        let missing = session.execute(&insert("$1, $3", ["a".into(), 1.into()], &[]));
+        assert!(missing.is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_statement_runs_once_for_each_row() {
+        let folder = tempfile::tempdir().unwrap();
+        let session = opened(&folder).begin().await.unwrap();
+        let names = vec!["a", "b"];
+        let values = vec![1.into(), "a".into(), 2.into(), "b".into()];
+        let runs = Runs { text: "INSERT INTO t VALUES (:a, :b)".to_owned(), names: names.clone(), values };
+        assert_eq!(session.execute(&runs).unwrap(), 2);
+        let values = vec![2.into(), "b".into(), 3.into(), "c".into()];
+        let runs = Runs { text: "DELETE FROM t WHERE a = :a AND b = :b".to_owned(), names, values };
+        assert_eq!(session.changed(&runs).unwrap(), [true, false]);
+    }
+}

@@ -11,6 +11,7 @@ const RULES: &[(&str, &[&str])] = &[
             "prost",
             "sea_orm",
             "sqlx",
+            "rusqlite",
             "reqwest",
             "hyper",
             "axum",
@@ -46,6 +47,7 @@ const RULES: &[(&str, &[&str])] = &[
         &[
             "sea_orm",
             "sqlx",
+            "rusqlite",
             "tonic",
             "prost",
             "crate::store",
@@ -64,6 +66,7 @@ const RULES: &[(&str, &[&str])] = &[
             "prost",
             "sea_orm",
             "sqlx",
+            "rusqlite",
             "hyper",
             "crate::service",
             "crate::grpc",
@@ -79,6 +82,7 @@ const RULES: &[(&str, &[&str])] = &[
             "prost",
             "sea_orm",
             "sqlx",
+            "rusqlite",
             "hyper",
             "crate::grpc",
             "crate::cli",
@@ -91,6 +95,7 @@ const RULES: &[(&str, &[&str])] = &[
         &[
             "sea_orm",
             "sqlx",
+            "rusqlite",
             "crate::store",
             "crate::engine",
             "crate::dispatch",
@@ -104,6 +109,7 @@ const RULES: &[(&str, &[&str])] = &[
         &[
             "sea_orm",
             "sqlx",
+            "rusqlite",
             "tonic",
             "crate::store",
             "crate::engine",
