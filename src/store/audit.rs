@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::Store;
 use super::db::Row;
-use super::error::{Result, StoreError};
+use super::error::Result;
 use crate::domain::audit::{AuditEvent, AuditFilter};
 use crate::domain::clock::Timestamp;
 use crate::domain::id::{AuditId, KeyId, ProjectId};
@@ -54,8 +54,7 @@ impl Store {
         );
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let found = self.reader().query_all_raw(statement).await;
-        let rows = found
-            .map_err(|error| StoreError::from(error).of_list("audit events", "start_time or end_time"))?;
+        let rows = found.map_err(|error| error.of_list("audit events", "start_time or end_time"))?;
         let events = rows.iter().map(event_of).collect::<Result<Vec<_>>>()?;
         Ok(Page::from_rows(events, page.size, |event| event.id.uuid()))
     }

@@ -117,6 +117,6 @@ impl Tx {
 
     pub(super) async fn run<const N: usize>(&self, sql: &str, values: [Value; N]) -> Result<u64> {
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        Ok(self.db().execute_raw(statement).await?)
+        self.db().execute_raw(statement).await
     }
 }

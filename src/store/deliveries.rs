@@ -77,9 +77,8 @@ impl Store {
         let (sql, values) = conditions.finish(SELECT, "d.id DESC", page);
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let found = self.reader().query_all_raw(statement).await;
-        let rows = found.map_err(|error| {
-            StoreError::from(error).of_list("deliveries", "endpoint_id, event_id, start_time or end_time")
-        })?;
+        let rows = found
+            .map_err(|error| error.of_list("deliveries", "endpoint_id, event_id, start_time or end_time"))?;
         let rows = rows.iter().map(read).collect::<Result<Vec<_>>>()?;
         Ok(Page::from_rows(rows, page.size, |delivery| delivery.id.uuid()))
     }

@@ -165,7 +165,7 @@ impl Store {
             query = query.filter(Column::Id.gt(after));
         }
         let found = self.reader().all(query).await;
-        let rows = found.map_err(|error| StoreError::from(error).of_list("endpoints", "owner_id or uid"))?;
+        let rows = found.map_err(|error| error.of_list("endpoints", "owner_id or uid"))?;
         let mut endpoints = rows.into_iter().map(|row| self.endpoint_of(row)).collect::<Result<Vec<_>>>()?;
         add_health(self.reader(), &mut endpoints).await?;
         Ok(Page::from_rows(endpoints, page.size, |endpoint| endpoint.id.uuid()))

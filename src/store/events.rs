@@ -66,8 +66,7 @@ impl Store {
             conditions.finish(&format!("SELECT {COLUMNS}, LENGTH(payload) FROM events"), "id DESC", page);
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let found = self.reader().query_all_raw(statement).await;
-        let rows =
-            found.map_err(|error| StoreError::from(error).of_list("events", "start_time or end_time"))?;
+        let rows = found.map_err(|error| error.of_list("events", "start_time or end_time"))?;
         let rows = rows.iter().map(|row| read(row, false)).collect::<Result<Vec<_>>>()?;
         Ok(Page::from_rows(rows, page.size, |event| event.id.uuid()))
     }

@@ -133,7 +133,7 @@ impl Tx {
     pub(super) async fn lease_stands(&self, id: LeaseId) -> Result<bool> {
         let sql = format!("SELECT {}", stands_sql(self.backend(), id));
         let row = self.db().query_one_raw(Statement::from_string(self.backend(), sql)).await?;
-        row.map_or(Ok(false), |row| Ok(row.try_get_by_index(0)?))
+        row.map_or(Ok(false), |row| row.try_get_by_index(0))
     }
 
     /// Whether no living session holds that lease's advisory lock; then this transaction does until it ends.
@@ -141,7 +141,7 @@ impl Tx {
         let sql = "SELECT pg_try_advisory_xact_lock($1)";
         let statement = Statement::from_sql_and_values(self.backend(), sql, [Value::from(lock_key(id))]);
         let row = self.db().query_one_raw(statement).await?;
-        row.map_or(Ok(false), |row| Ok(row.try_get_by_index(0)?))
+        row.map_or(Ok(false), |row| row.try_get_by_index(0))
     }
 
     /// Ends a lease with its probes, makes what else it holds due again, and commits.

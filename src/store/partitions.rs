@@ -50,7 +50,7 @@ impl Store {
                 );
                 match self.inner.writers.service().await?.db().execute_unprepared(&sql).await {
                     Err(error) if error.is_check_violation() => kept_out.push(format!("{table}_w{number}")),
-                    made => _ = made?,
+                    made => made?,
                 }
             }
         }
