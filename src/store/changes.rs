@@ -30,7 +30,7 @@ pub(super) async fn append(db: Db<'_>, before: Script, changes: Vec<Change>) -> 
             // to the commit, and no longer.
             let sql = |first: usize| {
                 format!(
-                    ", held AS MATERIALIZED (SELECT pg_advisory_xact_lock({POSITION_LOCK}) FROM before) \
+                    ", held AS MATERIALIZED (SELECT pg_advisory_xact_lock({POSITION_LOCK}) FROM before WHERE n >= 0) \
                      INSERT INTO changes (position, id, created_at, body) \
                      SELECT nextval('changes_position'), ${first}, ${}, ${} FROM held RETURNING position",
                     first + 1,

@@ -1,7 +1,7 @@
 //! Where a statement runs, and the rows that come back: connections of a pool, a transaction of theirs, or SQLite's
 //! writing connection, which is our own (see [`super::session`]).
 
-use rusqlite::types::{FromSql, FromSqlError, Value as Stored};
+use rusqlite::types::{FromSql, FromSqlError, ValueRef};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, QueryResult,
     QueryTrait, Select, Statement, TryGetable, TryIntoModel,
@@ -22,6 +22,39 @@ pub(crate) enum Db<'a> {
 pub(crate) enum Row {
     Sqlx(QueryResult),
     Sqlite(Vec<Stored>),
+}
+
+/// A column's value as SQLite has it. Text is read when it is asked for: one that does not read concerns its own column.
+pub(crate) enum Stored {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(Vec<u8>),
+    Blob(Vec<u8>),
+}
+
+impl From<ValueRef<'_>> for Stored {
+    fn from(value: ValueRef<'_>) -> Self {
+        match value {
+            ValueRef::Null => Self::Null,
+            ValueRef::Integer(number) => Self::Integer(number),
+            ValueRef::Real(number) => Self::Real(number),
+            ValueRef::Text(text) => Self::Text(text.to_vec()),
+            ValueRef::Blob(bytes) => Self::Blob(bytes.to_vec()),
+        }
+    }
+}
+
+impl<'a> From<&'a Stored> for ValueRef<'a> {
+    fn from(value: &'a Stored) -> Self {
+        match value {
+            Stored::Null => Self::Null,
+            Stored::Integer(number) => Self::Integer(*number),
+            Stored::Real(number) => Self::Real(*number),
+            Stored::Text(text) => Self::Text(text),
+            Stored::Blob(bytes) => Self::Blob(bytes),
+        }
+    }
 }
 
 /// A type that columns of both databases are read as.

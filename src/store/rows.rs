@@ -72,7 +72,7 @@ impl Script {
         Ok(())
     }
 
-    /// Joins what is in it with a statement that reads from `before`, whose row is there when all else has run; for
+    /// Joins what is in it with a statement that reads from `before`, whose `n` is there when all else has run; for
     /// PostgreSQL. `sql` is told the number of its first parameter.
     pub fn ended(
         self,
@@ -80,13 +80,14 @@ impl Script {
         values: impl IntoIterator<Item = Value>,
     ) -> Statement {
         let mut text = String::from("WITH ");
-        let mut counts = vec!["(SELECT 1) AS nothing".to_owned()];
+        let (mut sum, mut counts) = (String::from("0"), vec!["(SELECT 1) AS nothing".to_owned()]);
         let (texts, before): (Vec<String>, Vec<Vec<Value>>) = self.parts.into_iter().unzip();
         for (at, part) in texts.iter().enumerate() {
             text.push_str(&format!("s{at} AS ({part} RETURNING 1), "));
-            counts.push(format!("(SELECT COUNT(*) FROM s{at}) AS c{at}"));
+            counts.push(format!("(SELECT COUNT(*) AS n FROM s{at}) AS c{at}"));
+            sum.push_str(&format!(" + c{at}.n"));
         }
-        text.push_str(&format!("before AS MATERIALIZED (SELECT 1 FROM {})", counts.join(", ")));
+        text.push_str(&format!("before(n) AS MATERIALIZED (SELECT {sum} FROM {})", counts.join(", ")));
         text.push_str(&sql(self.values + 1));
         let values = before.into_iter().flatten().chain(values);
         Statement::from_sql_and_values(DbBackend::Postgres, text, values)

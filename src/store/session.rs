@@ -18,7 +18,7 @@ use sea_orm::{
 use tokio::sync::OwnedMutexGuard;
 
 use super::connect::ACQUIRE_TIMEOUT;
-use super::db::Row;
+use super::db::{Row, Stored};
 use super::error::{Result, StoreError};
 use super::sqlite::LOG_KEPT;
 
@@ -93,10 +93,11 @@ impl Writer {
 
     /// Closes it once it is idle.
     pub(super) async fn close(&self) -> Result<()> {
-        match self.0.lock().await.take().map(Connection::close) {
-            Some(Err((_, error))) => Err(error.into()),
-            _ => Ok(()),
-        }
+        let Some(connection) = self.0.lock().await.take() else { return Ok(()) };
+        // Aside, since it may move a long log, and whoever waits for it has a limit.
+        let closed =
+            tokio::task::spawn_blocking(move || connection.close().map_err(|(_, error)| error)).await;
+        Ok(closed.map_err(|error| StoreError::Setup(format!("closing the database: {error}")))??)
     }
 }
 
@@ -123,7 +124,8 @@ impl Session {
                 bind(&mut statement, &places, values)?;
                 let mut rows = statement.raw_query();
                 while let Some(row) = rows.next()? {
-                    found.push(Row::Sqlite((0..columns).map(|at| row.get(at)).collect::<Result<_, _>>()?));
+                    let values = (0..columns).map(|at| row.get_ref(at).map(Stored::from));
+                    found.push(Row::Sqlite(values.collect::<Result<_, _>>()?));
                 }
             }
             Ok(found)
