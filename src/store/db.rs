@@ -3,7 +3,7 @@
 
 use rusqlite::types::{FromSql, FromSqlError, ValueRef};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, QueryResult,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryResult,
     QueryTrait, Select, Statement, TryGetable, TryIntoModel,
 };
 
@@ -115,6 +115,14 @@ impl Db<'_> {
     /// Runs a statement that a builder makes; says how many rows it changed.
     pub async fn execute(&self, statement: &impl QueryTrait) -> Result<u64> {
         self.execute_raw(statement.build(self.backend())).await
+    }
+
+    /// Runs an update of one row, which must be there.
+    pub async fn update_one(&self, statement: &impl QueryTrait) -> Result<()> {
+        match self.execute(statement).await? {
+            0 => Err(DbErr::RecordNotUpdated.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Runs statements without parameters.

@@ -78,7 +78,7 @@ impl Tx {
     pub async fn update_endpoint(&mut self, kind: EndpointChangeKind, endpoint: &Endpoint) -> Result<()> {
         let endpoint = next_revision(endpoint);
         let row = self.store().row_of(&endpoint)?;
-        self.db().execute(&entity::Entity::update(row).validate()?).await?;
+        self.db().update_one(&entity::Entity::update(row).validate()?).await?;
         // All else that changes an endpoint leaves its settings alone.
         if kind == EndpointChangeKind::Updated {
             self.delete_labels(endpoint.id).await?;

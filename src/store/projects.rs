@@ -100,7 +100,7 @@ impl Tx {
     /// Writes a changed project; its routing version is bumped apart.
     pub async fn update_project(&self, project: &Project) -> Result<()> {
         let row = self.store().row_of_project(project)?;
-        self.db().execute(&project::Entity::update(row).validate()?).await?;
+        self.db().update_one(&project::Entity::update(row).validate()?).await?;
         // Its settings are part of all its routes.
         let sql = "UPDATE projects SET routing_base = routing_version WHERE id = $1";
         self.run(sql, [project.id.uuid().into()]).await?;

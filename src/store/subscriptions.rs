@@ -61,7 +61,7 @@ impl Tx {
     pub async fn update_subscription(&mut self, subscription: &Subscription) -> Result<()> {
         self.reroute(subscription.endpoint);
         let row = row_of(subscription)?;
-        self.db().execute(&entity::Entity::update(row).validate()?).await?;
+        self.db().update_one(&entity::Entity::update(row).validate()?).await?;
         Ok(())
     }
 
