@@ -147,7 +147,8 @@ impl Writer {
 
     /// One transaction; gives the batch back if it cannot be written as it is.
     async fn try_turn(&mut self, batch: Batch) -> Option<(Batch, StoreError)> {
-        // A connection that hangs must not hold everyone for ever; what it did shows when it is tried again.
+        // A connection that hangs must not hold everyone for ever; what it did shows when it is tried again. On SQLite
+        // this ends only the wait for the connection: a statement there keeps this thread until the disk answers.
         let lease = self.shared.keeper.lease();
         let started = Instant::now();
         let written = self.store.in_time(TURN_LONGEST, self.write(lease, &batch)).await;

@@ -69,7 +69,7 @@ impl Row {
             Self::Sqlx(row) => return Ok(row.try_get_by_index(at)?),
             Self::Sqlite(values) => values,
         };
-        let value = values.get(at).ok_or_else(|| StoreError::Corrupt(format!("no column {at}")))?;
+        let value = values.get(at).ok_or_else(|| StoreError::Statement(format!("no column {at}")))?;
         T::column_result(value.into())
             .map_err(|error: FromSqlError| StoreError::Corrupt(format!("column {at}: {error}")))
     }
@@ -115,6 +115,14 @@ impl Db<'_> {
     /// Runs a statement that a builder makes; says how many rows it changed.
     pub async fn execute(&self, statement: &impl QueryTrait) -> Result<u64> {
         self.execute_raw(statement.build(self.backend())).await
+    }
+
+    /// Inserts rows of an entity, if there are any.
+    pub async fn insert_all<E: EntityTrait>(&self, rows: Vec<E::ActiveModel>) -> Result<()> {
+        if !rows.is_empty() {
+            self.execute(&E::insert_many(rows)).await?;
+        }
+        Ok(())
     }
 
     /// Runs an update of one row, which must be there.

@@ -59,7 +59,7 @@ impl Tx {
         if self.run(count, [project.uuid().into(), new.into(), i64::from(most).into()]).await? == 0 {
             return Err(StoreError::ProjectFull { project, most });
         }
-        self.db().execute(&entity::Entity::insert_many(rows)).await?;
+        self.db().insert_all::<entity::Entity>(rows).await?;
         self.insert_labels(endpoints).await?;
         self.prepare_slots(endpoints).await?;
         self.tell(EndpointChangeKind::Created, endpoints).await

@@ -43,6 +43,9 @@ pub enum StoreError {
     /// A stored value that this version cannot read.
     #[error("stored data does not read: {0}")]
     Corrupt(String),
+    /// A statement of ours that asks for what is not there.
+    #[error("a statement is wrong: {0}")]
+    Statement(String),
     /// A sealed value that does not open: another key, another place, or damage.
     #[error("a sealed value cannot be used: {0}")]
     Sealed(String),

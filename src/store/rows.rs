@@ -276,3 +276,36 @@ fn unjournaled(sql: &str) -> String {
         None => sql.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_a_script_waits_for_all_its_parts() {
+        let mut script = Script::new(DbBackend::Postgres);
+        let mut first = Rows::new([("id", Kind::Uuid), ("n", Kind::Int)]);
+        first.push([uuid::Uuid::nil().into(), 1.into()]);
+        first.insert(&mut script, "a (id, n)", ":id, COALESCE(:n, 0)", "ON CONFLICT DO NOTHING");
+        let mut second = Rows::new([("id", Kind::Uuid)]);
+        second.push([uuid::Uuid::nil().into()]);
+        second.add_to(&mut script, "DELETE FROM b USING v WHERE b.id = v.id");
+        Rows::new([("id", Kind::Uuid)]).add_to(&mut script, "DELETE FROM c USING v WHERE c.id = v.id");
+        let end = script.ended(|first| format!(" SELECT ${first} FROM before WHERE n >= 0"), [7.into()]);
+        assert_eq!(
+            end.sql,
+            "WITH s0 AS (WITH v(id, n) AS (SELECT * FROM UNNEST($1::uuid[], $2::integer[])) INSERT INTO a (id, n) SELECT \
+             v.id, COALESCE(v.n, 0) FROM v ON CONFLICT DO NOTHING RETURNING 1), s1 AS (WITH v(id) AS (SELECT * FROM \
+             UNNEST($3::uuid[])) DELETE FROM b USING v WHERE b.id = v.id RETURNING 1), before(n) AS MATERIALIZED (SELECT \
+             0 + c0.n + c1.n FROM (SELECT 1) AS nothing, (SELECT COUNT(*) AS n FROM s0) AS c0, (SELECT COUNT(*) AS n FROM \
+             s1) AS c1) SELECT $4 FROM before WHERE n >= 0"
+        );
+        assert_eq!(end.values.unwrap().0.len(), 4);
+        let alone = Script::new(DbBackend::Postgres)
+            .ended(|first| format!(" SELECT ${first} FROM before"), [7.into()]);
+        assert_eq!(
+            alone.sql,
+            "WITH before(n) AS MATERIALIZED (SELECT 0 FROM (SELECT 1) AS nothing) SELECT $1 FROM before"
+        );
+    }
+}

@@ -24,6 +24,8 @@ use super::sqlite::LOG_KEPT;
 
 /// Texts of statements that are kept prepared: all that the engine runs, and many of what people's calls do.
 const PREPARED: usize = 256;
+/// A longer text, such as one of many rows, hardly comes again, and would take its memory for nothing.
+const PREPARED_LONGEST: usize = 8 * 1024;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The connection, which one at a time may use.
@@ -109,9 +111,9 @@ impl Session {
     }
 
     pub(super) fn rollback(mut self) -> Result<()> {
-        self.with(|connection| run(connection, "ROLLBACK"))?;
         self.begun = false;
-        Ok(())
+        // SQLite may have undone it by itself.
+        self.with(|connection| if connection.is_autocommit() { Ok(()) } else { run(connection, "ROLLBACK") })
     }
 
     /// Returns all rows that the runs return.
@@ -151,7 +153,11 @@ impl Session {
                 bind(&mut statement, &places, values)?;
                 Ok(statement.raw_execute()? as u64)
             };
-            runs.each().map(count).collect()
+            let counts = runs.each().map(count).collect();
+            if runs.text.len() > PREPARED_LONGEST {
+                statement.discard();
+            }
+            counts
         })
     }
 
@@ -241,7 +247,7 @@ impl Runs {
             };
             place
                 .filter(|place| *place < self.width())
-                .ok_or_else(|| StoreError::Corrupt(format!("parameter {name} of a statement has no value")))
+                .ok_or_else(|| StoreError::Statement(format!("parameter {name} has no value")))
         };
         (1..=statement.parameter_count()).map(place).collect()
     }
@@ -298,7 +304,7 @@ fn typed(kind: &ColumnType, row: &rusqlite::Row<'_>, name: &str) -> Result<Value
         ColumnType::Uuid => Value::Uuid(row.get(name)?),
         ColumnType::String(_) | ColumnType::Text => Value::String(row.get(name)?),
         ColumnType::Binary(_) | ColumnType::VarBinary(_) | ColumnType::Blob => Value::Bytes(row.get(name)?),
-        _ => return Err(StoreError::Corrupt(format!("column {name} is of a type that is not read"))),
+        _ => return Err(StoreError::Statement(format!("column {name} is of a type that is not read"))),
     })
 }
 
@@ -345,6 +351,9 @@ mod tests {
         let late = session.execute(&insert("?, ?", [1.into(), "a".into()], &[]));
         assert!(matches!(late, Err(StoreError::Interrupted)), "{late:?}");
         assert!(session.commit().is_err());
+        let session = writer.begin().await.unwrap();
+        session.run_text("ROLLBACK").unwrap();
+        session.rollback().unwrap();
         assert_eq!(rows(&writer.session().await.unwrap()), []);
     }
 

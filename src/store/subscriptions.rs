@@ -49,8 +49,7 @@ impl Tx {
         }
         let rows = subscriptions.iter().map(|subscription| row_of(subscription));
         let rows = rows.collect::<Result<Vec<_>>>()?;
-        self.db().execute(&entity::Entity::insert_many(rows)).await?;
-        Ok(())
+        self.db().insert_all::<entity::Entity>(rows).await
     }
 
     /// A subscription as of this transaction.
