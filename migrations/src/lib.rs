@@ -28,6 +28,7 @@ mod m0022_project_limits;
 mod m0023_labels;
 mod m0024_route_versions;
 mod m0025_alert_places;
+mod m0026_deleted_owners;
 
 use sea_orm_migration::prelude::*;
 
@@ -60,6 +61,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0023_labels::Migration),
             Box::new(m0024_route_versions::Migration),
             Box::new(m0025_alert_places::Migration),
+            Box::new(m0026_deleted_owners::Migration),
         ]
     }
 }

@@ -59,6 +59,9 @@ pub enum DeliveryChangeKind {
     Discarded,
     /// The process that attempted it as a probe died, which ended it.
     Cancelled,
+    /// An attempt ended whose claim others had taken over: the delivery is as they left it, and only the attempt is
+    /// told.
+    Late,
 }
 
 /// A delivery right after the change, and the attempt that made it, if one did.

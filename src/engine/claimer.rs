@@ -41,20 +41,21 @@ const START: EndpointId = EndpointId::from_uuid(Uuid::nil());
 
 pub async fn run(store: Store, shared: Arc<Shared>, calls: mpsc::Sender<ClaimCall>, stop: CancellationToken) {
     let mut claimer = Claimer { store, shared: shared.clone(), calls, walked: START };
+    let mut swept_at = Instant::now();
     while !stop.is_cancelled() {
+        if swept_at.elapsed() >= ROUND {
+            shared.lanes.sweep();
+            swept_at = Instant::now();
+        }
         match claimer.claim().await {
             Ok(true) => continue,
             Ok(false) => {}
             Err(error) => tracing::warn!(error = chain(&error), "claiming due work failed"),
         }
-        let round = Instant::now();
         tokio::select! {
             () = shared.claims.wait(ROUND) => {}
             () = shared.lanes.room() => {}
             () = stop.cancelled() => {}
-        }
-        if round.elapsed() >= ROUND {
-            shared.lanes.sweep();
         }
     }
 }

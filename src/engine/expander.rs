@@ -111,17 +111,18 @@ impl Expander {
             Some(version) => shared.routing.at_least(project, *version).await?,
             None => None,
         };
-        let deliveries: Vec<NewDelivery> = step
-            .targets
-            .iter()
-            .map(|endpoint| match &routes {
-                Some(routes) => match routes.endpoint(*endpoint) {
-                    Some(route) => new_delivery(shared, route, routes.paused_policy),
-                    None => of_deleted(*endpoint),
-                },
-                None => of_deleted(*endpoint),
-            })
-            .collect();
+        let mut deliveries = Vec::with_capacity(step.targets.len());
+        let mut deleted = Vec::new();
+        for endpoint in &step.targets {
+            match routes.as_ref().and_then(|routes| Some((routes.endpoint(*endpoint)?, routes.paused_policy)))
+            {
+                Some((route, paused_policy)) => deliveries.push(new_delivery(shared, route, paused_policy)),
+                None => deleted.push(*endpoint),
+            }
+        }
+        let owners = tx.owners_of_deleted(deleted.iter().copied()).await?;
+        deliveries
+            .extend(deleted.iter().map(|endpoint| of_deleted(*endpoint, owners.get(endpoint).cloned())));
         for closed in tx.expand(lease, &step, &deliveries).await? {
             shared.breakers.close(closed);
         }
@@ -135,11 +136,11 @@ impl Expander {
 }
 
 /// The delivery of an endpoint that was deleted since the event was accepted.
-fn of_deleted(endpoint: EndpointId) -> NewDelivery {
+fn of_deleted(endpoint: EndpointId, owner: Option<Arc<str>>) -> NewDelivery {
     NewDelivery {
         id: DeliveryId::new(),
         endpoint,
-        owner: None,
+        owner,
         status: DeliveryStatus::Discarded,
         claimed: false,
         hold: Hold::No,

@@ -26,6 +26,8 @@ pub enum Verdict {
     Answer(Result<Receipt>),
     Accepted {
         receipt: Receipt,
+        /// Those of its deliveries that are to be attempted, as far as that is known.
+        open: u64,
         /// Those of its deliveries that go straight to their lanes.
         jobs: Vec<(Reservation, ClaimedDelivery)>,
         /// Endpoints for which some of them wait for slots.
@@ -99,6 +101,7 @@ pub async fn write(
                     events.push(NewEvent { event, deliveries: Vec::new(), targets });
                     Verdict::Accepted {
                         receipt,
+                        open: deliveries.into(),
                         jobs: Vec::new(),
                         spilled: Vec::new(),
                         paced: Vec::new(),
@@ -110,8 +113,9 @@ pub async fn write(
                     let paced = paced(&deliveries).collect();
                     let spilled = deliveries.iter().filter(|one| one.is_due() && !one.claimed);
                     let spilled = spilled.map(|one| one.endpoint).collect();
+                    let open = deliveries.iter().filter(|one| !one.status.is_final()).count() as u64;
                     events.push(NewEvent { event, deliveries, targets: Vec::new() });
-                    Verdict::Accepted { receipt, jobs, spilled, paced, expands: false }
+                    Verdict::Accepted { receipt, open, jobs, spilled, paced, expands: false }
                 }
             }
         });

@@ -1,8 +1,8 @@
 //! How much each project has queued, so that none fills the store for all.
 //!
 //! A count that every publish and outcome kept would be a row that all of them fight for. So the queue is counted now
-//! and then, and between two counts what this node accepted is added: the limit is passed by what other nodes accept
-//! meanwhile, at most.
+//! and then, and between two counts what this node accepts is added and what it ends is taken off: the limit is passed by
+//! what other nodes accept meanwhile, at most.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,6 +54,16 @@ impl Pending {
             *self.known().entry(project).or_default() += more;
         }
     }
+
+    /// Notes deliveries that ended, each by its project.
+    pub fn remove(&self, ended: impl Iterator<Item = ProjectId>) {
+        let mut known = self.known();
+        for project in ended {
+            if let Some(pending) = known.get_mut(&project) {
+                *pending = pending.saturating_sub(1);
+            }
+        }
+    }
 }
 
 /// Counts until told to stop.
@@ -91,6 +101,10 @@ mod tests {
         assert!(pending.check(project, 1).is_ok());
         let refused = pending.check(project, 2).expect_err("too many");
         assert_eq!(refused.reason, "PENDING_DELIVERIES");
+        pending.remove([project].into_iter());
+        assert!(pending.check(project, 2).is_ok(), "what ended makes room");
+        pending.remove([project; 20].into_iter());
+        assert!(pending.check(project, 11).is_err(), "and no more than there was");
         assert!(pending.check(project, 0).is_ok(), "what makes no delivery is no burden");
         assert!(pending.check(ProjectId::new(), 10).is_ok(), "another's are another's");
     }

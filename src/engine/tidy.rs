@@ -24,12 +24,18 @@ pub async fn run(store: Store, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         step(&store, "making partitions", store.make_partitions()).await;
-        step(&store, "forgetting expired keys", store.forget_expired_keys()).await;
+        // As many as there are: what does not go in one round would be more in the next.
+        while step(&store, "forgetting expired keys", store.forget_expired_keys()).await == Some(true)
+            && !stop.is_cancelled()
+        {}
     }
 }
 
-async fn step(store: &Store, what: &'static str, step: impl Future<Output = Result<()>>) {
-    if let Err(error) = store.in_time(STEP_LONGEST, step).await {
-        tracing::warn!(what, error = chain(&error), "housekeeping failed; the next round tries again");
-    }
+/// What the step came to; none where it failed.
+async fn step<T>(store: &Store, what: &'static str, step: impl Future<Output = Result<T>>) -> Option<T> {
+    let done = store.in_time(STEP_LONGEST, step).await;
+    done.inspect_err(|error| {
+        tracing::warn!(what, error = chain(error), "housekeeping failed; the next round tries again");
+    })
+    .ok()
 }

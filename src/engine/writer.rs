@@ -166,6 +166,10 @@ impl Writer {
                 if batch.claim.is_some() && written.claimed.is_none() {
                     self.shared.keeper.give_up(lease);
                 }
+                let discarded = batch.discarded.iter().map(|one| one.project);
+                self.shared
+                    .pending
+                    .remove(written.aftermath.ended.iter().map(|(project, _)| *project).chain(discarded));
                 failures::obey(&self.shared, written.aftermath).await;
                 drop(written.closing);
                 self.settle(batch, written.verdicts, written.claimed);
@@ -187,7 +191,7 @@ impl Writer {
             return;
         };
         for status in [DeliveryStatus::Success, DeliveryStatus::Failed, DeliveryStatus::Discarded] {
-            let ended = written.aftermath.ended.iter().filter(|ended| **ended == status).count() as u64;
+            let ended = written.aftermath.ended.iter().filter(|(_, ended)| *ended == status).count() as u64;
             let discarded = if status == DeliveryStatus::Discarded { written.discarded } else { 0 };
             engine.ended(status.as_str(), ended + discarded);
         }
@@ -229,10 +233,10 @@ impl Writer {
         for (publish, verdict) in batch.publishes.into_iter().zip(verdicts) {
             let answer = match verdict {
                 Verdict::Answer(answer) => answer,
-                Verdict::Accepted { receipt, jobs, spilled: behind, paced, expands: wide } => {
+                Verdict::Accepted { receipt, open, jobs, spilled: behind, paced, expands: wide } => {
                     let project = publish.event.message.project;
                     expands |= wide;
-                    self.shared.pending.add(project, receipt.deliveries.into());
+                    self.shared.pending.add(project, open);
                     spilled |= !behind.is_empty();
                     // Again, now that it is committed: a look at the table in between did not see it.
                     for endpoint in behind {

@@ -178,10 +178,7 @@ impl Shared {
                 response
             }
             // tonic's decoder says so; which setting it is, it cannot know.
-            Some(status)
-                if status.code() == Code::OutOfRange
-                    && status.message().contains("message length too large") =>
-            {
+            Some(status) if status::says_too_large(&status) => {
                 refused(&mut open, status::message_too_large(status.message()))
             }
             Some(status) => {

@@ -97,6 +97,15 @@ pub fn deadline_exceeded(limit: Duration) -> Status {
     Error::new(ErrorKind::DeadlineExceeded, "DEADLINE_EXCEEDED", message).into()
 }
 
+/// Whether tonic's decoder refused a request message because of its size, as it came or once it was decompressed.
+pub fn says_too_large(status: &Status) -> bool {
+    match status.code() {
+        Code::OutOfRange => status.message().contains("message length too large"),
+        Code::ResourceExhausted => status.message().contains("exceeded while decompressing"),
+        _ => false,
+    }
+}
+
 /// A request message above the limit; `found` says which, and what came.
 pub fn message_too_large(found: &str) -> Status {
     let found = found.trim_start_matches("Error, ");

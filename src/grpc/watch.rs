@@ -98,7 +98,8 @@ fn response(item: WatchItem) -> pb::WatchResponse {
         WatchPayload::Delivery(change, payload) => {
             let kind = match change.kind {
                 DeliveryChangeKind::Created => pb::DeliveryChangeType::Created,
-                DeliveryChangeKind::Attempted => pb::DeliveryChangeType::Attempted,
+                // A late one is told as an attempt alone, and does not come here.
+                DeliveryChangeKind::Attempted | DeliveryChangeKind::Late => pb::DeliveryChangeType::Attempted,
                 DeliveryChangeKind::Retried => pb::DeliveryChangeType::Retried,
                 DeliveryChangeKind::Discarded => pb::DeliveryChangeType::Discarded,
                 DeliveryChangeKind::Cancelled => pb::DeliveryChangeType::Cancelled,

@@ -1,6 +1,8 @@
 //! Bringing an endpoint's queued work in line with its state and its rate limit: held work goes on, an open breaker's is parked,
 //! that of an INACTIVE, PENDING or deleted endpoint becomes DISCARDED. Always a bounded number of rows.
 
+use std::sync::Arc;
+
 use sea_orm::{DbBackend, Statement, Value};
 
 use super::Store;
@@ -105,11 +107,14 @@ impl Tx {
                 if row.try_get_by_index::<Option<i32>>(2)?.is_some() {
                     limited = Some(ProjectId::from_uuid(row.try_get_by_index(3)?));
                 }
-                Some((status, row.try_get_by_index::<Option<String>>(1)?))
+                Some((status, row.try_get_by_index::<Option<String>>(1)?.map(Arc::from)))
             }
         };
         match state {
-            None => self.discard_queued(endpoint, None, "parked >= 0", limit).await,
+            None => {
+                let owner = self.owners_of_deleted([endpoint].into_iter()).await?.remove(&endpoint);
+                self.discard_queued(endpoint, owner, "parked >= 0", limit).await
+            }
             Some((EndpointStatus::Inactive, owner)) => {
                 self.discard_queued(endpoint, owner, "parked >= 0", limit).await
             }
@@ -156,7 +161,7 @@ impl Tx {
     async fn discard_queued(
         &mut self,
         endpoint: EndpointId,
-        owner: Option<String>,
+        owner: Option<Arc<str>>,
         which: &str,
         limit: u32,
     ) -> Result<Aligned> {
@@ -180,7 +185,6 @@ impl Tx {
         let sql = "SELECT d.id, d.project_id, d.event_id, COALESCE(e.event_type, ''), d.attempts, d.last_error, \
                    d.last_status, d.created_at FROM v JOIN deliveries d ON d.id = v.id \
                    LEFT JOIN events e ON e.id = d.event_id";
-        let owner: Option<std::sync::Arc<str>> = owner.map(Into::into);
         for row in ended.query(self.db(), sql).await? {
             let event_type: String = row.try_get_by_index(3)?;
             self.record(Change::Delivery(DeliveryChange {

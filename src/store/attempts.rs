@@ -1,6 +1,6 @@
 //! Attempt rows: writing many, reading some.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use sea_orm::Statement;
@@ -53,6 +53,20 @@ impl Store {
 }
 
 impl Tx {
+    /// Those of the attempts that have a row.
+    pub(super) async fn recorded_attempts(
+        &self,
+        ids: impl Iterator<Item = AttemptId>,
+    ) -> Result<HashSet<AttemptId>> {
+        let mut rows = Rows::new([("attempt_id", Kind::Uuid)]);
+        for id in ids {
+            rows.push([id.uuid().into()]);
+        }
+        let sql = "SELECT attempts.id FROM v JOIN attempts ON attempts.id = v.attempt_id";
+        let found = rows.query(self.db(), sql).await?;
+        found.iter().map(|row| Ok(AttemptId::from_uuid(row.try_get_by_index(0)?))).collect()
+    }
+
     /// Rows that are there already stay as they are.
     pub(super) fn insert_attempts(&mut self, finished: &[FinishedAttempt]) {
         let mut rows = Rows::new([

@@ -102,6 +102,7 @@ impl Tx {
         ] {
             self.db().execute_raw(Statement::from_sql_and_values(self.backend(), sql, [id.clone()])).await?;
         }
+        self.keep_owner(endpoint).await?;
         let count = "UPDATE projects SET endpoint_count = endpoint_count - 1 WHERE id = $1";
         self.run(count, [endpoint.project.uuid().into()]).await?;
         self.tell(EndpointChangeKind::Deleted, &[&next_revision(endpoint)]).await

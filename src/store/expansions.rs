@@ -18,7 +18,7 @@ use crate::domain::event::EventHead;
 use crate::domain::id::{EndpointId, EventId, LeaseId, ProjectId};
 
 /// Targets are stored as their ids' bytes, one after the other.
-const ID_BYTES: i32 = 16;
+pub(super) const ID_BYTES: i32 = 16;
 
 /// The next step of an expansion, which this transaction has locked.
 pub struct ExpansionStep {

@@ -5,13 +5,16 @@ use std::collections::HashMap;
 use sea_orm::Statement;
 
 use super::error::{Result, StoreError};
-use super::outcomes::{PARKED_BREAKER, PARKED_PAUSED, PARKED_RATE};
+use super::expansions::ID_BYTES;
+use super::outcomes::{Hold, PARKED_BREAKER, PARKED_PAUSED, PARKED_RATE};
 use super::writers::Writers;
 use super::{Store, now_sql};
 use crate::domain::id::ProjectId;
 
 /// More than these are not counted, so that a long queue is not made longer by counting it.
 pub const COUNTED_MAX: u64 = 10_000;
+
+const NOT_PARKED: i16 = Hold::No.code();
 
 /// Open deliveries: how many each project has, and how many of those that nobody holds are kept from being due, by
 /// what.
@@ -48,11 +51,15 @@ impl Store {
         Ok(QueueGauges { due: not_negative(due), oldest_due_ms: not_negative(oldest.unwrap_or(0)) })
     }
 
-    /// Counts the open deliveries. One look through the queue, however much of it is open.
+    /// Counts the open deliveries, with those that are still to be made of events that reach many endpoints. One look
+    /// through the queue, however much of it is open.
     pub async fn count_pending(&self) -> Result<PendingCount> {
         // What is claimed keeps its mark, and waits no more.
-        let sql = "SELECT project_id, parked, COUNT(*), COUNT(*) - COUNT(claimed_by) FROM queue \
-                   GROUP BY project_id, parked";
+        let sql = format!(
+            "SELECT project_id, parked, COUNT(*), COUNT(*) - COUNT(claimed_by) FROM queue GROUP BY project_id, parked \
+             UNION ALL SELECT project_id, CAST({NOT_PARKED} AS SMALLINT), SUM(length(targets) / {ID_BYTES} - expanded), 0 FROM expansions \
+             GROUP BY project_id"
+        );
         let statement = Statement::from_string(self.backend(), sql);
         let mut count = PendingCount::default();
         for row in self.own_reader().query_all_raw(statement).await? {

@@ -53,8 +53,8 @@ pub struct Aftermath {
     pub open: HashSet<EndpointId>,
     /// Breakers that a success closed.
     pub closed: Vec<EndpointId>,
-    /// The final statuses of the deliveries that ended.
-    pub ended: Vec<DeliveryStatus>,
+    /// The deliveries that ended: whose they are, and their final statuses.
+    pub ended: Vec<(ProjectId, DeliveryStatus)>,
 }
 
 /// An endpoint before the batch.

@@ -17,6 +17,7 @@ mod connect;
 mod counters;
 mod credentials;
 mod db;
+mod deleted_owners;
 mod deliveries;
 mod due;
 mod egress;

@@ -137,8 +137,8 @@ struct Fate<'a> {
 /// What became of the claimed rows.
 #[derive(Default)]
 pub(super) struct Settled {
-    /// Those that were still ours.
-    pub held: HashSet<DeliveryId>,
+    /// Those that were still ours, by delivery and token: the outcome of an older claim may be in the same turn.
+    pub held: HashSet<(DeliveryId, i64)>,
     /// Endpoints of those that ended for which a success may be news.
     pub failing: HashSet<EndpointId>,
 }
@@ -146,8 +146,8 @@ pub(super) struct Settled {
 impl Tx {
     /// Writes attempts, moves their deliveries on, judges their endpoints, and counts for charts.
     ///
-    /// A delivery whose claim is no longer ours keeps its state, and its endpoint too; its attempt was made and is
-    /// recorded all the same. Safe to repeat after a commit whose answer was lost.
+    /// A delivery whose claim is no longer ours keeps its state, and its endpoint too; its attempt was made, and is
+    /// recorded and told all the same. Safe to repeat after a commit whose answer was lost.
     pub async fn finish_attempts(
         &mut self,
         finished: &[FinishedAttempt],
@@ -171,8 +171,11 @@ impl Tx {
         for one in finished {
             self.record_attempt(&one.attempt);
         }
-        let mut moved = fates;
-        moved.retain(|fate| held.contains(&fate.one.attempt.delivery));
+        let (mut moved, late): (Vec<_>, Vec<_>) = fates
+            .into_iter()
+            .partition(|fate| held.contains(&(fate.one.attempt.delivery, fate.one.claim.token)));
+        // Those of a turn whose commit was not answered are recorded and told already.
+        let told = self.recorded_attempts(late.iter().map(|fate| fate.one.attempt.id)).await?;
         let counted = moved.iter().filter(|fate| fate.next != Next::Discarded).map(|fate| fate.one);
         let last = moved.iter().filter(|fate| fate.next == Next::Failed && fate.one.is_exhausted());
         let exhausted = last.map(|fate| exhausted(fate.one)).collect();
@@ -182,14 +185,17 @@ impl Tx {
             self.judge_endpoints(&Streaks::of(counted), &failing, exhausted, &mut bumped, rules).await?;
         self.end_probes(moved.iter().map(|fate| fate.one), &bumped, &mut aftermath).await?;
         self.hold_back(&mut moved, &aftermath).await?;
-        aftermath.ended =
-            moved.iter().map(|fate| fate.next.status()).filter(|status| status.is_final()).collect();
+        let statuses = moved.iter().map(|fate| (fate.one.attempt.project, fate.next.status()));
+        aftermath.ended = statuses.filter(|(_, status)| status.is_final()).collect();
         self.move_deliveries(&moved);
         let made = moved.iter().map(|fate| fate.one).filter(|one| one.next != Next::Again);
         self.add_rollups(made);
         // The attempts are told before what they led to.
         let transitions = self.take_changes();
-        let attempts = moved.iter().map(|fate| Change::Delivery(attempted(fate)));
+        let late = late.iter().filter(|fate| !told.contains(&fate.one.attempt.id));
+        let late = late.map(|fate| attempted(fate, DeliveryChangeKind::Late));
+        let attempts = moved.iter().map(|fate| attempted(fate, DeliveryChangeKind::Attempted));
+        let attempts = attempts.chain(late).map(Change::Delivery);
         for change in earlier.into_iter().chain(attempts).chain(transitions) {
             self.record(change);
         }
@@ -234,14 +240,14 @@ impl Tx {
         // First, because the attempt after it may be in the same batch.
         let sql = "UPDATE queue SET attempts = v.attempts, budget_start = v.budget_start FROM v \
                    WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease \
-                   RETURNING queue.id";
-        let mut held = ids(&again.query(self.db(), sql).await?)?;
+                   RETURNING queue.id, queue.token";
+        let mut held = self::held(&again.query(self.db(), sql).await?)?;
         let ended = self.end_held(&ends).await?;
         held.extend(ended.held);
         let sql = "UPDATE queue SET claimed_by = NULL, parked = v.parked, due_at = v.due_at, attempts = v.attempts \
                    FROM v WHERE queue.id = v.id AND queue.token = v.token AND queue.claimed_by = v.lease \
-                   RETURNING queue.id";
-        held.extend(ids(&retries.query(self.db(), sql).await?)?);
+                   RETURNING queue.id, queue.token";
+        held.extend(self::held(&retries.query(self.db(), sql).await?)?);
         Ok(Settled { held, failing: ended.failing })
     }
 
@@ -256,19 +262,19 @@ impl Tx {
             // RETURNING would cost SQLite more than the deletion itself.
             let sql = "DELETE FROM queue WHERE id = :id AND token = :token AND claimed_by = :lease";
             let deleted = rows.changed(session, sql)?;
-            for ((delivery, endpoint, _), _) in ends.iter().zip(deleted).filter(|(_, deleted)| *deleted) {
-                settled.held.insert(*delivery);
+            for ((delivery, endpoint, claim), _) in ends.iter().zip(deleted).filter(|(_, deleted)| *deleted) {
+                settled.held.insert((*delivery, claim.token));
                 settled.failing.insert(*endpoint);
             }
             return Ok(settled);
         }
         let sql = format!(
-            "DELETE FROM queue WHERE (id, token, claimed_by) IN (SELECT id, token, lease FROM v) RETURNING id, \
+            "DELETE FROM queue WHERE (id, token, claimed_by) IN (SELECT id, token, lease FROM v) RETURNING id, token, \
              (SELECT h.endpoint_id FROM endpoint_health h WHERE h.endpoint_id = queue.endpoint_id AND {HAS_FAILED})"
         );
         for row in rows.query(self.db(), &sql).await? {
-            settled.held.insert(DeliveryId::from_uuid(row.try_get_by_index(0)?));
-            settled.failing.extend(row.try_get_by_index::<Option<Uuid>>(1)?.map(EndpointId::from_uuid));
+            settled.held.insert((DeliveryId::from_uuid(row.try_get_by_index(0)?), row.try_get_by_index(1)?));
+            settled.failing.extend(row.try_get_by_index::<Option<Uuid>>(2)?.map(EndpointId::from_uuid));
         }
         Ok(settled)
     }
@@ -344,12 +350,12 @@ impl Tx {
 /// Stands for NULL among rows.
 pub(super) const ABSENT: i16 = -1;
 
-fn attempted(fate: &Fate<'_>) -> DeliveryChange {
+fn attempted(fate: &Fate<'_>, kind: DeliveryChangeKind) -> DeliveryChange {
     let one = fate.one;
     let attempt = &one.attempt;
     let (next_attempt_at, ended_at) = one.times(fate.next);
     DeliveryChange {
-        kind: DeliveryChangeKind::Attempted,
+        kind,
         project: attempt.project,
         delivery: attempt.delivery,
         event: attempt.event,
@@ -371,6 +377,8 @@ pub(super) fn small(number: u16) -> i16 {
     i16::try_from(number).unwrap_or(i16::MAX)
 }
 
-fn ids(rows: &[Row]) -> Result<HashSet<DeliveryId>> {
-    rows.iter().map(|row| Ok(DeliveryId::from_uuid(row.try_get_by_index(0)?))).collect()
+fn held(rows: &[Row]) -> Result<HashSet<(DeliveryId, i64)>> {
+    rows.iter()
+        .map(|row| Ok((DeliveryId::from_uuid(row.try_get_by_index(0)?), row.try_get_by_index(1)?)))
+        .collect()
 }

@@ -44,9 +44,11 @@ impl Tx {
         let now = Timestamp::now();
         let ends: Vec<_> = discarded.iter().map(|one| (one.delivery, one.endpoint, one.claim)).collect();
         let held = self.end_held(&ends).await?.held;
+        let gone = discarded.iter().filter(|one| one.owner.is_none()).map(|one| one.endpoint);
+        let owners = self.owners_of_deleted(gone).await?;
         let mut rows =
             Rows::new([("id", Kind::Uuid), ("status", Kind::SmallInt), ("ended_at", Kind::BigInt)]);
-        for one in discarded.iter().filter(|one| held.contains(&one.delivery)) {
+        for one in discarded.iter().filter(|one| held.contains(&(one.delivery, one.claim.token))) {
             let status = DeliveryStatus::Discarded;
             rows.push([one.delivery.uuid().into(), status.code().into(), now.as_millis().into()]);
             self.record(Change::Delivery(DeliveryChange {
@@ -55,7 +57,7 @@ impl Tx {
                 delivery: one.delivery,
                 event: one.event,
                 endpoint: one.endpoint,
-                owner: one.owner.clone(),
+                owner: one.owner.clone().or_else(|| owners.get(&one.endpoint).cloned()),
                 event_type: one.event_type.clone(),
                 status,
                 attempts: one.attempts,

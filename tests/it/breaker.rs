@@ -18,6 +18,7 @@ on_both!(
     deleting_discards_what_rests,
     a_probe_that_is_called_off_lets_it_rest_again,
     what_can_never_be_sent_takes_no_probes_turn,
+    a_retry_under_a_rate_limit_is_there_to_probe_with,
 );
 
 /// Three failures open it, for so many seconds at first.
@@ -250,4 +251,28 @@ async fn what_can_never_be_sent_takes_no_probes_turn(database: Database) {
     // Neither waits for ten minutes behind the other.
     sql.until_numbers("SELECT COUNT(*) FROM queue", &[0]).await;
     assert_eq!(receiver.seen().len(), 3);
+}
+
+/// What a person retries of an endpoint with a rate limit is what its breaker probes with, once that has rested.
+async fn a_retry_under_a_rate_limit_is_there_to_probe_with(database: Database) {
+    let arguments = ["--breaker-failures", "1", "--breaker-pause", "1"];
+    let world = world_with(database, pb::PausedPolicy::Discard, &arguments).await;
+    let receiver = Receiver::scripted(|_, before| Reply::status(if before == 0 { 500 } else { 204 })).await;
+    let per = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    let endpoint = pb::Endpoint {
+        url: receiver.url("/hook"),
+        retry_policy: Some(linear(20, 1)),
+        rate_limit: Some(pb::RateLimit { requests: 10, per, burst: 1 }),
+        ..Default::default()
+    };
+    let endpoint = world.create(endpoint, &["*"]).await.0;
+    let mut watch = world.watch().await;
+    let event = world.publish_to(&endpoint, b"{}").await.event_id;
+    let failed = until(&mut watch, &event, pb::DeliveryStatus::Failed).await;
+    assert_eq!(state(&get(&world, &endpoint.id).await), pb::CircuitState::Open);
+    let retry = pb::RetryDeliveryRequest { delivery_id: failed.id, ..Default::default() };
+    world.client.deliveries().retry_delivery(retry).await.expect("retried");
+    // The slow round comes a minute after the start.
+    let sent = until(&mut watch, &event, pb::DeliveryStatus::Success);
+    tokio::time::timeout(Duration::from_secs(30), sent).await.expect("it is the probe");
 }

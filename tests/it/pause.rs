@@ -10,6 +10,7 @@ on_both!(
     paused_holds_where_the_project_says_so,
     queued_work_is_held_and_goes_on_after_resume,
     deleting_discards_what_is_open,
+    an_owner_is_told_what_deleting_discards,
 );
 
 async fn pause(world: &World, endpoint: &pb::Endpoint) -> pb::Endpoint {
@@ -117,4 +118,19 @@ async fn deleting_discards_what_is_open(database: Database) {
     let delivery = until(&mut watch, &event, pb::DeliveryStatus::Discarded).await;
     assert_eq!(delivery.endpoint_id, endpoint.id, "its history stays");
     assert!(receiver.seen().is_empty());
+}
+
+/// Who watches an owner is told how the work of the owner's endpoint ended that was deleted.
+async fn an_owner_is_told_what_deleting_discards(database: Database) {
+    let world = World::on(Server::start(database).await, pb::PausedPolicy::Hold).await;
+    let receiver = Receiver::ok().await;
+    let (endpoint, _) = world.endpoint(&receiver.url("/hook"), "acme").await;
+    pause(&world, &endpoint).await;
+    let request = pb::WatchRequest { owner_id: "acme".to_owned(), ..pb::WatchRequest::default() };
+    let mut watch = world.client.watch(request).await.expect("watching");
+    let event = world.publish_to(&endpoint, b"{}").await.event_id;
+    until(&mut watch, &event, pb::DeliveryStatus::Scheduled).await;
+    let request = pb::DeleteEndpointRequest { endpoint_id: endpoint.id.clone(), ..Default::default() };
+    world.client.endpoints().delete_endpoint(request).await.expect("deleted");
+    until(&mut watch, &event, pb::DeliveryStatus::Discarded).await;
 }

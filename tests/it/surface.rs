@@ -1,27 +1,43 @@
-//! What surrounds the services: health, reflection, limits, one process per SQLite file, the demo, the CLI.
+//! What surrounds the services: health, compression, limits, one process per SQLite file, the demo, the CLI.
 
 use std::process::Stdio;
 
 use hawser_client::pb;
+use hawser_client::pb::publish_event_request::Target;
+use prost::Message;
 use tokio::process::Command;
 use tonic::Code;
+use tonic::codec::CompressionEncoding::Gzip;
+use tonic::metadata::MetadataMap;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
-use crate::support::{Database, PATIENCE, World, on_both};
+use crate::support::{Database, PATIENCE, Receiver, World, on_both};
 
 on_both!(health_answers_and_its_streams_end_on_drain, too_large_messages_are_refused);
+
+/// The full names of the contract's services.
+fn every_service() -> Vec<String> {
+    let set =
+        prost_types::FileDescriptorSet::decode(hawser::grpc::pb::FILE_DESCRIPTOR_SET).expect("the contract");
+    let ours = set.file.iter().filter(|file| file.package() == "hawser.v1");
+    let services = ours.flat_map(|file| &file.service);
+    services.map(|service| format!("hawser.v1.{}", service.name())).collect()
+}
 
 async fn health_answers_and_its_streams_end_on_drain(database: Database) {
     let mut world = World::new(database).await;
     let channel = tonic::transport::Endpoint::from_shared(world.server.address()).expect("a URL");
     let mut health = HealthClient::new(channel.connect().await.expect("connected"));
     let check = |service: &str| HealthCheckRequest { service: service.to_owned() };
-    for service in ["", "hawser.v1.EventService"] {
-        let reply = health.check(check(service)).await.expect("known").into_inner();
-        assert_eq!(reply.status(), ServingStatus::Serving);
+    let services = every_service();
+    assert!(services.len() >= 8 && services.contains(&"hawser.v1.EventService".to_owned()), "{services:?}");
+    for service in std::iter::once("").chain(services.iter().map(String::as_str)) {
+        let reply = health.check(check(service)).await;
+        let reply = reply.unwrap_or_else(|status| panic!("{service:?}: {status}")).into_inner();
+        assert_eq!(reply.status(), ServingStatus::Serving, "{service:?}");
     }
     assert_eq!(health.check(check("nobody")).await.expect_err("unknown").code(), Code::NotFound);
     let mut unknown = health.watch(check("nobody")).await.expect("a stream").into_inner();
@@ -49,6 +65,43 @@ async fn too_large_messages_are_refused(database: Database) {
     let status = world.client.endpoints().create_endpoint(request).await.expect_err("too large");
     assert_eq!(status.code(), Code::OutOfRange);
     assert_eq!(status.get_error_details().error_info().expect("a reason").reason, "MESSAGE_TOO_LARGE");
+    // Small on the wire, and too large all the same.
+    let endpoint = pb::Endpoint { description: "x".repeat(5 * 1024 * 1024), ..Default::default() };
+    let request = pb::CreateEndpointRequest { endpoint: Some(endpoint), ..Default::default() };
+    let mut endpoints = world.client.endpoints().send_compressed(Gzip);
+    let status = endpoints.create_endpoint(request).await.expect_err("too large");
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    assert_eq!(status.get_error_details().error_info().expect("a reason").reason, "MESSAGE_TOO_LARGE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_calls_get_compressed_replies() {
+    let (world, receiver) = (World::new(Database::sqlite()).await, Receiver::ok().await);
+    let (endpoint, _) = world.endpoint(&receiver.url("/"), "acme").await;
+    let encoding = |metadata: &MetadataMap| {
+        metadata.get("grpc-encoding").map(|value| value.to_str().expect("ASCII").to_owned())
+    };
+    let payload = "compressible ".repeat(10_000);
+    let request = pb::PublishEventRequest {
+        event_type: "test.event".to_owned(),
+        target: Some(Target::EndpointId(endpoint.id)),
+        payload: payload.clone().into(),
+        ..Default::default()
+    };
+    let plain = world.client.events().publish_event(request.clone()).await.expect("published");
+    assert_eq!(encoding(plain.metadata()), None, "who does not take it gets none");
+    let mut events = world.client.events().send_compressed(Gzip).accept_compressed(Gzip);
+    let reply = events.publish_event(request).await.expect("what is compressed is read");
+    assert_eq!(encoding(reply.metadata()).as_deref(), Some("gzip"));
+    let seen = receiver.wait_for_count(2).await;
+    assert!(seen.iter().all(|one| one.body == payload), "it is delivered as it was before");
+
+    let mut watches = world.client.watches().accept_compressed(Gzip);
+    let reply = watches.watch(pb::WatchRequest::default()).await.expect("watching");
+    assert_eq!(encoding(reply.metadata()).as_deref(), Some("gzip"));
+    let mut stream = reply.into_inner();
+    let first = tokio::time::timeout(PATIENCE, stream.message()).await.expect("a message in time");
+    assert!(first.expect("the stream goes on").is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -301,3 +301,88 @@ fn an_endpoint_that_answers_waits_no_longer_with_the_silent_ones() {
     assert!(lanes.next().is_some(), "the slot that it gave back goes to the next untried one");
     assert_eq!(lanes.next().map(|job| job.endpoint), Some(healthy), "it has its own half now");
 }
+
+/// How many attempts of the one endpoint with work start, at first and after each round in which they ended like this:
+/// as many as its cap, while enough work waits.
+fn rounds(lanes: &Lanes, endpoint: EndpointId, ends: &[Option<ErrorClass>]) -> Vec<usize> {
+    let start = || std::iter::from_fn(|| lanes.next()).count();
+    let mut started = vec![start()];
+    for class in ends {
+        let held = started[started.len() - 1];
+        match class {
+            None => (0..held).for_each(|_| lanes.finish(endpoint, Some(&outcome(None)))),
+            // One is enough; of the others nothing was sent.
+            Some(class) => {
+                lanes.finish(endpoint, Some(&outcome(Some(*class))));
+                (1..held).for_each(|_| lanes.finish(endpoint, None));
+            }
+        }
+        started.push(start());
+    }
+    started
+}
+
+/// The lanes of a server that is not configured, with more work of one endpoint than any test here sends.
+fn usual(fixed: u16) -> (Arc<Lanes>, EndpointId) {
+    let (lanes, endpoint) = (Lanes::new(LaneLimits::default()), EndpointId::new());
+    lanes.push((0..3000).map(|_| job(endpoint, 0)).collect(), |_| cap(fixed));
+    (lanes, endpoint)
+}
+
+#[test]
+fn the_cap_starts_at_16_and_doubles_up_to_256() {
+    let (lanes, endpoint) = usual(0);
+    assert_eq!(rounds(&lanes, endpoint, &[None; 6]), [16, 32, 64, 128, 256, 256, 256]);
+}
+
+#[test]
+fn the_cap_halves_down_to_2_and_grows_again() {
+    let (lanes, endpoint) = usual(0);
+    let ends = [[Some(ErrorClass::Timeout); 5].as_slice(), &[None; 3]].concat();
+    assert_eq!(rounds(&lanes, endpoint, &ends), [16, 8, 4, 2, 2, 2, 4, 8, 16]);
+}
+
+#[test]
+fn only_timeouts_resets_and_refusals_halve_the_cap() {
+    for class in ErrorClass::ALL {
+        // Without a rest, so that a new class is thought of.
+        let halves = match class {
+            ErrorClass::Timeout | ErrorClass::Reset | ErrorClass::Connect => true,
+            ErrorClass::Dns
+            | ErrorClass::BlockedAddress
+            | ErrorClass::Tls
+            | ErrorClass::Protocol
+            | ErrorClass::HttpStatus
+            | ErrorClass::Auth
+            | ErrorClass::Certificate
+            | ErrorClass::Cancelled => false,
+        };
+        let (lanes, endpoint) = usual(0);
+        let expected = [16, if halves { 8 } else { 16 }];
+        assert_eq!(rounds(&lanes, endpoint, &[Some(class)]), expected, "{class:?}");
+    }
+}
+
+#[test]
+fn the_cap_does_not_grow_where_no_work_waits() {
+    let (lanes, endpoint) = (Lanes::new(LaneLimits::default()), EndpointId::new());
+    lanes.push((0..16).map(|_| job(endpoint, 0)).collect(), |_| cap(0));
+    assert_eq!(rounds(&lanes, endpoint, &[None]), [16, 0]);
+    lanes.push((0..100).map(|_| job(endpoint, 0)).collect(), |_| cap(0));
+    assert_eq!(rounds(&lanes, endpoint, &[]), [16]);
+}
+
+#[test]
+fn an_endpoint_leaves_three_quarters_of_the_slots_to_others() {
+    // At the end of its growth, or fixed at more than it may have.
+    for fixed in [0, 1000] {
+        let (lanes, busy) = usual(fixed);
+        let grown = rounds(&lanes, busy, &[None; 4]);
+        assert_eq!(grown.last(), Some(&(LaneLimits::default().slots / 4)), "fixed at {fixed}");
+        let others = proven(&lanes, 48);
+        lanes.push(others.iter().flat_map(|id| (0..16).map(|_| job(*id, 0))).collect(), |_| cap(0));
+        let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.endpoint).collect();
+        assert_eq!(started.len(), 768, "fixed at {fixed}");
+        assert!(!started.contains(&busy), "fixed at {fixed}");
+    }
+}

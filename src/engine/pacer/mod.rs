@@ -223,8 +223,10 @@ impl Pacing {
                 Some((route, Some(limit))) => {
                     let (mut room, wanting) = self.shared.lanes.wants(id, LaneRule::of(route));
                     if self.shared.breakers.is_open(id) {
-                        // Nothing but its probe, which a lane has.
+                        // Nothing but its probe, which a lane has. What waits for slots all the same is parked for the
+                        // breaker, so that it is there to be probed with.
                         room = 0;
+                        self.shared.align.tell(id);
                     }
                     if room + wanting > 0 {
                         guests.push(Guest { project, id, limit, room, wanting });

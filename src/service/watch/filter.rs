@@ -34,13 +34,18 @@ impl WatchFilter {
             _ => true,
         };
         let shown = match change {
-            Change::Delivery(change) => !self.no_delivery_changes || self.shows_attempt(change),
+            Change::Delivery(change) => self.shows_delivery(change) || self.shows_attempt(change),
             Change::Endpoint(_) => !self.no_endpoint_changes,
         };
         shown
             && type_matches
             && (self.endpoints.is_empty() || self.endpoints.binary_search(&endpoint).is_ok())
             && (self.owner.is_none() || self.owner.as_deref() == owner.as_deref())
+    }
+
+    /// Whether the change itself is shown.
+    pub fn shows_delivery(&self, change: &DeliveryChange) -> bool {
+        !self.no_delivery_changes && change.kind != DeliveryChangeKind::Late
     }
 
     /// Whether the attempt that made this change is shown after it, if one did.

@@ -256,7 +256,7 @@ impl Watcher {
     }
 
     fn delivery(&self, change: &DeliveryChange) -> Shown {
-        if self.filter.no_delivery_changes {
+        if !self.filter.shows_delivery(change) {
             return Shown::Nothing;
         }
         let payload = if self.filter.shows_payload(change) {
