@@ -8,7 +8,7 @@ use hawser_client::{Client, pb, reason};
 use tonic::Code;
 
 use crate::support::world::{next, publish};
-use crate::support::{Database, Receiver, Server, World, on_both, tier};
+use crate::support::{Database, Receiver, Server, World, in_time, on_both, tier};
 
 on_both!(
     the_limit_is_exact_and_nothing_is_written_above_it,
@@ -95,6 +95,12 @@ async fn deliveries(client: &Client, event: &str) -> Vec<pb::Delivery> {
     }
 }
 
+async fn has_one_each(client: &Client, event: &str, endpoints: &HashSet<String>) {
+    let deliveries = deliveries(client, event).await;
+    assert_eq!(deliveries.len(), endpoints.len(), "one delivery for each endpoint, no more");
+    assert_eq!(&deliveries.iter().map(|one| one.endpoint_id.clone()).collect::<HashSet<_>>(), endpoints);
+}
+
 async fn the_limit_is_exact_and_nothing_is_written_above_it(database: Database) {
     let limit = tier(60, 10_000);
     let world = world(database, limit, 1_000).await;
@@ -146,11 +152,41 @@ async fn deliveries_are_made_once_each_across_kills(database: Database) {
     }
     all_arrive(&receiver, published.len() * count).await;
     for (event, _) in &published {
-        let deliveries = deliveries(&world.client, event).await;
-        assert_eq!(deliveries.len(), count, "one delivery for each endpoint, no more");
-        assert_eq!(deliveries.iter().map(|one| one.endpoint_id.clone()).collect::<HashSet<_>>(), ids);
+        has_one_each(&world.client, event, &ids).await;
     }
     assert_eq!(world.server.sql().await.count("expansions").await, 0, "nothing is left behind");
+}
+
+/// A node dies for good while it makes the deliveries of events: another makes the rest of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_node_makes_the_deliveries_that_a_dead_one_left() {
+    // Events of which some deliveries are made, and not all.
+    const HALF_MADE: &str = "expansions WHERE expanded > 0";
+    in_time(async {
+        let (count, at_once) = (tier(250, 2_500), tier(10, 100));
+        let mut world = world(Database::postgres().await, 10_000, at_once).await;
+        let other = world.server.join().await;
+        let there = world.client_of(&other).await;
+        let receiver = Receiver::ok().await;
+        let made = endpoints(&world.client, &receiver.url(""), "acme", count).await;
+        let ids: HashSet<_> = made.into_iter().map(|endpoint| endpoint.id).collect();
+        let mut sql = other.sql().await;
+        let mut published = Vec::new();
+        for _ in 0..4 {
+            let reply = publish(&world.client, owner("acme"), b"{}", "").await.expect("published");
+            published.push(reply.event_id);
+        }
+        sql.until_numbers(&format!("SELECT 1::bigint FROM {HALF_MADE} LIMIT 1"), &[1]).await;
+        world.server.kill().await;
+        assert!(sql.count(HALF_MADE).await > 0, "it died in the middle");
+        all_arrive(&receiver, published.len() * count).await;
+        for event in &published {
+            assert_eq!(usize::try_from(count_of(&there, event).await), Ok(count));
+            has_one_each(&there, event, &ids).await;
+        }
+        assert_eq!(sql.count("expansions").await, 0, "nothing is left behind");
+    })
+    .await;
 }
 
 /// Paused and deleted between the publish and the step that makes the delivery, which is possible because the

@@ -1,7 +1,9 @@
 //! The systemic guard: an outage of ours switches nobody off, one endpoint's own failing does.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
+use hawser_client::WatchStream;
 use hawser_client::pb;
 use hawser_client::pb::publish_event_request::Target;
 use hawser_client::pb::watch_response::Change;
@@ -14,10 +16,11 @@ use crate::support::failing::{
 use crate::support::scrape::reaches;
 use crate::support::token_server::TokenServer;
 use crate::support::world::next;
-use crate::support::{Database, PATIENCE, Receiver, Server, World, on_both, pass_time};
+use crate::support::{Database, PATIENCE, Receiver, Reply, Server, World, on_both, pass_time};
 
 on_both!(
     an_outage_of_ours_switches_nobody_off,
+    receivers_that_never_answer_are_an_outage_of_ours,
     an_outage_of_ours_is_one_however_long_sending_rests,
     what_asked_no_receiver_shows_nothing,
 );
@@ -32,16 +35,19 @@ fn at(time: Option<prost_types::Timestamp>) -> i64 {
     time.map(|time| time.seconds * 1000 + i64::from(time.nanos) / 1_000_000).expect("a time")
 }
 
-async fn create(world: &World, url: String, failures: i32) -> pb::Endpoint {
-    let endpoint = pb::Endpoint {
+fn asking(url: String, failures: i32) -> pb::Endpoint {
+    pb::Endpoint {
         url,
         owner_id: "acme".to_owned(),
         retry_policy: Some(linear(50, 100)),
         disable_policy: Some(disable(failures, SPAN)),
         http_timeout: Some(millis(5000)),
         ..Default::default()
-    };
-    world.create(endpoint, &["*"]).await.0
+    }
+}
+
+async fn create(world: &World, url: String, failures: i32) -> pb::Endpoint {
+    world.create(asking(url, failures), &["*"]).await.0
 }
 
 /// How often these servers said that it began or ended, since each one's last start.
@@ -55,7 +61,7 @@ async fn until_told(servers: &[&Server], times: usize) {
     let waiting = async {
         while told(servers) < times {
             // A log cannot be awaited.
-            pass_time(std::time::Duration::from_millis(20)).await;
+            pass_time(Duration::from_millis(20)).await;
         }
     };
     tokio::time::timeout(PATIENCE, waiting).await.expect("it is told in time");
@@ -76,23 +82,14 @@ async fn move_to(world: &World, endpoints: &[pb::Endpoint], receiver: &Receiver)
     }
 }
 
-async fn an_outage_of_ours_switches_nobody_off(database: Database) {
-    let world = world_with(database, pb::PausedPolicy::Discard, &["--breaker-pause", "1"]).await;
-    let mut endpoints = Vec::new();
-    for number in 0..ENDPOINTS {
-        endpoints.push(create(&world, refusing(HOSTS[number % 3]), FAILURES).await);
-    }
-    let mut watch = world.watch().await;
-    let during = world.publish(Target::OwnerId("acme".to_owned()), b"during").await;
-    assert_eq!(during.delivery_count as usize, ENDPOINTS);
-
-    // All fail more often and for longer than the policy allows.
+/// Waits until all have failed in this way more often and for longer than the policy allows; no endpoint changes.
+async fn all_fail_for_too_long(watch: &mut WatchStream, class: pb::ErrorClass) {
     let mut first: HashMap<String, i64> = HashMap::new();
     let mut long: HashSet<String> = HashSet::new();
     while long.len() < ENDPOINTS {
-        match next(&mut watch).await.change {
+        match next(watch).await.change {
             Some(Change::Attempt(attempt)) => {
-                assert_eq!(attempt.error_class(), pb::ErrorClass::Connect);
+                assert_eq!(attempt.error_class(), class);
                 let now = at(attempt.start_time);
                 let since = *first.entry(attempt.endpoint_id.clone()).or_insert(now);
                 if attempt.number > FAILURES && now - since > SPAN {
@@ -103,10 +100,27 @@ async fn an_outage_of_ours_switches_nobody_off(database: Database) {
             _ => {}
         }
     }
-    for endpoint in &endpoints {
-        let read = get(&world, &endpoint.id).await;
+}
+
+async fn all_go_on_failing(world: &World, endpoints: &[pb::Endpoint]) {
+    for endpoint in endpoints {
+        let read = get(world, &endpoint.id).await;
         assert_eq!((read.status(), read.consecutive_failures > FAILURES), (pb::EndpointStatus::Active, true));
     }
+}
+
+async fn an_outage_of_ours_switches_nobody_off(database: Database) {
+    let world = world_with(database, pb::PausedPolicy::Discard, &["--breaker-pause", "1"]).await;
+    let mut endpoints = Vec::new();
+    for number in 0..ENDPOINTS {
+        endpoints.push(create(&world, refusing(HOSTS[number % 3]), FAILURES).await);
+    }
+    let mut watch = world.watch().await;
+    let during = world.publish(Target::OwnerId("acme".to_owned()), b"during").await;
+    assert_eq!(during.delivery_count as usize, ENDPOINTS);
+
+    all_fail_for_too_long(&mut watch, pb::ErrorClass::Connect).await;
+    all_go_on_failing(&world, &endpoints).await;
     until_told(&[&world.server], 1).await;
     reaches(&world, "hawser_egress_failing", 1.0).await;
 
@@ -143,6 +157,40 @@ async fn an_outage_of_ours_switches_nobody_off(database: Database) {
         assert_eq!((read.status(), read.consecutive_failures), (pb::EndpointStatus::Active, 0));
     }
     assert_eq!(told(&[&world.server]), 2, "once when it began, and once when it ended");
+}
+
+/// The same where connections are taken and nothing is ever said on them, as behind a network that swallows answers.
+async fn receivers_that_never_answer_are_an_outage_of_ours(database: Database) {
+    let world = world_with(database, pb::PausedPolicy::Discard, &["--breaker-pause", "1"]).await;
+    let mut silent = Vec::new();
+    for host in HOSTS {
+        let address = format!("{host}:0");
+        // Longer than any test lasts.
+        silent.push(Receiver::listen(&address, None, |_, _| Reply::after(Duration::from_secs(3600))).await);
+    }
+    let mut endpoints = Vec::new();
+    for number in 0..ENDPOINTS {
+        let url = silent[number % 3].url(&format!("/{number}"));
+        let endpoint = pb::Endpoint { http_timeout: Some(millis(1000)), ..asking(url, FAILURES) };
+        endpoints.push(world.create(endpoint, &["*"]).await.0);
+    }
+    let mut watch = world.watch().await;
+    let during = world.publish(Target::OwnerId("acme".to_owned()), b"during").await;
+    assert_eq!(during.delivery_count as usize, ENDPOINTS);
+    all_fail_for_too_long(&mut watch, pb::ErrorClass::Timeout).await;
+    all_go_on_failing(&world, &endpoints).await;
+    until_told(&[&world.server], 1).await;
+    reaches(&world, "hawser_egress_failing", 1.0).await;
+
+    // It ends by answers, and nothing of it stays.
+    let receiver = Receiver::ok().await;
+    move_to(&world, &endpoints, &receiver).await;
+    receiver.wait_for_count(ENDPOINTS).await;
+    until_told(&[&world.server], 2).await;
+    reaches(&world, "hawser_egress_failing", 0.0).await;
+    for endpoint in &endpoints {
+        assert_eq!(get(&world, &endpoint.id).await.status(), pb::EndpointStatus::Active);
+    }
 }
 
 /// A token server that refuses them all is no outage of ours: endpoints are switched off as their policy says.

@@ -2,6 +2,8 @@
 //! nothing, and no claim is left that nobody would free.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hawser_client::pb::publish_event_request::Target;
@@ -9,7 +11,8 @@ use hawser_client::{Client, pb};
 use sqlx::Executor;
 use tonic::Code;
 
-use crate::support::world::publish;
+use crate::support::feed::eventually;
+use crate::support::world::{publish, quick_retries};
 use crate::support::{Database, Proxy, Receiver, Reply, Server, World, in_time, pass_time, tier};
 
 /// Claims under a lease that is not there: nobody would free them.
@@ -19,11 +22,9 @@ const ORPHANS: &str = "SELECT COUNT(*) FROM queue WHERE claimed_by IS NOT NULL \
 const TAKE_OVER: Duration = Duration::from_secs(5);
 const OPEN: &str = "SELECT COUNT(*) FROM queue";
 const SHORT: Duration = Duration::from_secs(3);
-const SHORT_LEASE: &[&str] = &["--allow-http", "--allow-net", "127.0.0.0/8", "--lease", "3"];
-
-async fn short_leases(policy: pb::PausedPolicy) -> World {
-    World::on(Server::start_with(Database::postgres().await, SHORT_LEASE).await, policy).await
-}
+/// However much fails, no breaker opens.
+const SHORT_LEASE: &[&str] =
+    &["--allow-http", "--allow-net", "127.0.0.0/8", "--lease", "3", "--breaker-failures", "10000"];
 
 /// Publishes so many events at once and returns their ids.
 async fn publish_many(client: &Client, endpoints: &[pb::Endpoint], count: usize) -> HashSet<String> {
@@ -132,61 +133,112 @@ async fn database_time(session: &mut sqlx::PgConnection) -> i64 {
     sqlx::query_scalar(now).fetch_one(session).await.expect("read")
 }
 
-/// A node sleeps for two leases with attempts in flight and work in its lanes, and wakes: what others did
-/// meanwhile stays as it is, what it did itself is recorded, and nothing is stuck.
+/// What the lease holds that holds most.
+const HELD: &str = "SELECT COUNT(*) FROM queue WHERE claimed_by IS NOT NULL \
+                    GROUP BY claimed_by ORDER BY COUNT(*) DESC LIMIT 1";
+
+/// A node sleeps through its lease with attempts in flight and work in its lanes, and wakes: what others did
+/// meanwhile stays as it is, what it did itself is recorded and counts for nothing, it sends no more of what it
+/// held, and nothing is stuck.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_slept_through_its_lease_overwrites_nothing() {
+    // Of four endpoints with 16 each.
+    const IN_FLIGHT: usize = 64;
+    // So many may have been between the look at the lease and the wire when it was stopped.
+    const ON_THE_WAY: usize = 16;
+    // Long enough that nothing is answered before it sleeps, and all of it before it wakes.
+    const ANSWER: Duration = Duration::from_secs(2);
     in_time(async {
-        let world = short_leases(pb::PausedPolicy::Discard).await;
-        let sleeper = world.server.join().await;
+        let server = Server::start_with(Database::postgres().await, SHORT_LEASE).await;
+        let world = World::on(server, pb::PausedPolicy::Discard).await;
+        let (sleeper, _third) = (world.server.join().await, world.server.join().await);
         let there = world.client_of(&sleeper).await;
-        let receiver = Receiver::scripted(|_, _| Reply::after(Duration::from_millis(300))).await;
+        // What the sleeper sends fails, and what others send succeeds.
+        let sleeps = Arc::<AtomicBool>::default();
+        let is_asleep = sleeps.clone();
+        let receiver = Receiver::scripted(move |_, _| match is_asleep.load(Ordering::Acquire) {
+            true => Reply::status(204),
+            false => Reply { delay: ANSWER, ..Reply::status(500) },
+        })
+        .await;
         let mut session = world.server.database().session().await;
         let mut endpoints = Vec::new();
         for number in 0..4 {
-            endpoints.push(world.endpoint(&receiver.url(&format!("/{number}")), "").await.0);
+            let endpoint = pb::Endpoint {
+                url: receiver.url(&format!("/{number}")),
+                max_in_flight: 16,
+                retry_policy: Some(quick_retries(5)),
+                ..Default::default()
+            };
+            endpoints.push(world.create(endpoint, &["*"]).await.0);
         }
         let mut events = HashSet::new();
         // The everyday run shares its machine with other tests.
         let spare = tier(2, 1) as u32;
-        for _ in 0..tier(2, 10) {
+        for round in 0..tier(2, 10) {
+            sleeps.store(false, Ordering::Release);
             let first = receiver.seen().len();
-            events.extend(publish_many(&there, &endpoints, 150).await);
-            receiver.wait_for_count(first + 30).await;
+            // As much as is in flight waits in its lanes, which have room for no more.
+            events.extend(publish_many(&there, &endpoints, 2 * IN_FLIGHT).await);
+            receiver.wait_for_count(first + IN_FLIGHT).await;
             sleeper.signal("STOP").await;
             let asleep = Instant::now();
+            sleeps.store(true, Ordering::Release);
+            let held: i64 = sqlx::query_scalar(HELD).fetch_one(&mut session).await.expect("read");
+            let begun = receiver.seen().len() - first;
+            assert!(
+                usize::try_from(held).unwrap() >= begun + 2 * ON_THE_WAY,
+                "the sleeper must hold more than it began: {held}, {begun}"
+            );
             receiver.wait_for_events(&events).await;
             // Its session stands, so that only the lease's end frees its claims.
             let took = asleep.elapsed();
             assert!(took <= SHORT + TAKE_OVER * spare, "the last came {took:?} after it was stopped");
-            pass_time((2 * SHORT).saturating_sub(took)).await;
+            // It wakes while its routes may still pass for current, so that only its lease stops it; or much later.
+            if round % 2 == 1 {
+                pass_time((2 * SHORT).saturating_sub(took)).await;
+            }
             world.server.database().until("the others end it", OPEN, 0).await;
-            let before = deliveries(&mut session).await;
+            let (before, failing) = (deliveries(&mut session).await, failures(&mut session).await);
+            let came = receiver.seen().len();
             sleeper.signal("CONT").await;
             // It serves again, under a lease of its own.
-            world.server.database().until("it has a lease", "SELECT COUNT(*) FROM leases", 2).await;
-            let reply = until_accepted(&there, &endpoints[0]).await;
-            events.insert(reply);
+            world.server.database().until("it has a lease", "SELECT COUNT(*) FROM leases", 3).await;
+            let reply = until_accepted(&there, &endpoints[0], &format!("again {round}")).await;
+            assert!(!reply.duplicate, "it is an event of its own");
+            events.insert(reply.event_id);
             world.server.database().until("nothing is left", OPEN, 0).await;
             world.server.database().until("no claim is orphaned", ORPHANS, 0).await;
+            // Only then all is written that the sleeper has to say.
+            let late = all_recorded(&world.server, &receiver).await - came - 1;
+            assert!(late <= ON_THE_WAY, "{late} were sent under the lease that it had lost");
             let after = deliveries(&mut session).await;
             for (id, row) in &before {
                 assert_eq!(after.get(id), Some(row), "{id} was ended by another and stays as it was");
             }
+            assert_eq!(failures(&mut session).await, failing, "its failures are no news of the endpoints");
         }
         // Each request that came is recorded as one attempt, whoever sent it: also the sleeper's.
-        let requests = receiver.quiet_for(Duration::from_secs(2)).await.len();
-        let attempts = "SELECT COUNT(*) FROM attempts";
-        world
-            .server
-            .database()
-            .until("all attempts are kept", attempts, i64::try_from(requests).unwrap())
-            .await;
+        receiver.quiet_for(Duration::from_secs(2)).await;
+        let requests = all_recorded(&world.server, &receiver).await;
         assert!(requests > events.len(), "the sleeper had attempts in flight that others repeated");
+        let failed = "SELECT COUNT(*) FROM attempts WHERE status_code = 500";
+        let failed: i64 = sqlx::query_scalar(failed).fetch_one(&mut session).await.expect("read");
+        assert!(failed > 0, "they came to something else than those of the others");
         let unsent = "SELECT COUNT(*) FROM deliveries WHERE status <> 4";
         world.server.database().until("all are SUCCESS", unsent, 0).await;
     })
     .await;
+}
+
+/// Waits until each request that came is recorded as an attempt; says how many there are.
+async fn all_recorded(node: &Server, receiver: &Receiver) -> usize {
+    eventually("each request is recorded", || async {
+        let recorded = node.sql().await.count("attempts").await;
+        let came = receiver.seen().len();
+        if usize::try_from(recorded) == Ok(came) { Ok(came) } else { Err((recorded, came)) }
+    })
+    .await
 }
 
 type DeliveryRow = (i16, i16, Option<i64>);
@@ -201,11 +253,21 @@ async fn deliveries(session: &mut sqlx::PgConnection) -> HashMap<uuid::Uuid, Del
     rows.into_iter().map(|(id, status, attempts, end)| (id, (status, attempts, end))).collect()
 }
 
+/// Failures in a row of each endpoint that has had any.
+async fn failures(session: &mut sqlx::PgConnection) -> HashMap<uuid::Uuid, i32> {
+    let rows: Vec<(uuid::Uuid, i32)> =
+        sqlx::query_as("SELECT endpoint_id, consecutive_failures FROM endpoint_health")
+            .fetch_all(session)
+            .await
+            .expect("read");
+    rows.into_iter().collect()
+}
+
 /// A node that was away may first answer UNAVAILABLE.
-async fn until_accepted(client: &Client, endpoint: &pb::Endpoint) -> String {
+async fn until_accepted(client: &Client, endpoint: &pb::Endpoint, key: &str) -> pb::PublishEventResponse {
     loop {
-        match publish(client, Target::EndpointId(endpoint.id.clone()), b"again", "again").await {
-            Ok(reply) => return reply.event_id,
+        match publish(client, Target::EndpointId(endpoint.id.clone()), b"again", key).await {
+            Ok(reply) => return reply,
             Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
         }
     }

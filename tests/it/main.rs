@@ -96,6 +96,7 @@ mod trust;
 mod upgrade;
 mod upkeep;
 mod watch;
+mod watch_bookmarks;
 mod watch_limits;
 mod watch_order;
 mod watch_resume;

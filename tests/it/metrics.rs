@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 
 use hawser_client::pb;
+use tonic::{Code, Request};
+use tonic_prost::ProstCodec;
 
 use crate::support::failing::{linear, until_all, world_with};
 use crate::support::scrape::{falls_below, passes, reaches, value};
@@ -16,6 +18,7 @@ on_both!(
     an_attempt_in_flight_waits_for_nothing,
     work_that_waits_for_room_grows_old,
     the_feed_says_how_far_it_is,
+    invented_methods_make_one_series,
 );
 
 /// With one attempt in flight and no more than two beside it in memory, the rest is due and nobody's.
@@ -213,4 +216,35 @@ async fn an_attempt_in_flight_waits_for_nothing(database: Database) {
     reaches(&world, "hawser_deliveries_waiting{state=\"rate_limit\"}", 2.0).await;
     held.answer(Answer::Status(204));
     reaches(&world, "hawser_deliveries_waiting{state=\"in_flight\"}", 0.0).await;
+}
+
+/// Anyone who reaches the port may call what is not there, and must not make the page grow by it.
+async fn invented_methods_make_one_series(database: Database) {
+    const INVENTED: usize = 50;
+    let world = World::new(database).await;
+    let channel = tonic::transport::Endpoint::from_shared(world.server.address()).expect("a URL");
+    let mut grpc = tonic::client::Grpc::new(channel.connect().await.expect("connected"));
+    for number in 0..INVENTED {
+        // Beside methods that are there, and of services that are not.
+        let path = match number % 2 {
+            0 => format!("/hawser.v1.EventService/Invented{number}"),
+            _ => format!("/Invented{number}.Service/PublishEvent"),
+        };
+        grpc.ready().await.expect("ready");
+        let codec = ProstCodec::<(), ()>::default();
+        let called = grpc.unary(Request::new(()), path.parse().expect("a path"), codec).await;
+        assert_eq!(called.expect_err("no such method").code(), Code::Unauthenticated, "{path}");
+    }
+    let (_, text) = web::get(world.server.admin(), "/metrics").await;
+    for (series, expected) in [
+        ("hawser_grpc_calls_total", INVENTED),
+        ("hawser_grpc_call_seconds_count", INVENTED),
+        ("hawser_grpc_calls_open", 0),
+    ] {
+        let unknown: Vec<&str> =
+            text.lines().filter(|line| line.starts_with(series) && line.contains("\"unknown\"")).collect();
+        assert_eq!(unknown.len(), 1, "{unknown:#?}");
+        assert!(unknown[0].ends_with(&format!("}} {expected}")), "{unknown:?}");
+    }
+    assert!(!text.contains("Invented"), "{text}");
 }

@@ -48,6 +48,65 @@ async fn a_subscription_made_on_one_node_is_honoured_by_the_next_publish_on_anot
     .await;
 }
 
+/// So is what is taken away or moved through any of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_node_ends_or_moves_is_so_for_the_next_publish_on_another() {
+    in_time(async {
+        let world = World::new(Database::postgres().await).await;
+        let other = world.server.join().await;
+        let there = world.client_of(&other).await;
+        let receiver = Receiver::ok().await;
+        let endpoint = pb::Endpoint { url: receiver.url("/hook"), ..Default::default() };
+        let (endpoint, _) = world.create(endpoint, &["always"]).await;
+        for round in 0..tier(50, 500) {
+            let (here, there) =
+                if round % 2 == 0 { (&world.client, &there) } else { (&there, &world.client) };
+            let (path, event_type) = (format!("/{round}"), format!("round.{round}"));
+            // Up to here the other node knows everything: it made the last change, or published after it.
+            let moved =
+                pb::Endpoint { id: endpoint.id.clone(), url: receiver.url(&path), ..Default::default() };
+            let request = pb::UpdateEndpointRequest { endpoint: Some(moved), ..Default::default() };
+            here.endpoints().update_endpoint(request).await.expect("moved");
+            let moved = publish_type(there, &endpoint, "always").await.expect("published").event_id;
+
+            let subscription = pb::Subscription {
+                endpoint_id: endpoint.id.clone(),
+                event_types: vec![event_type.clone()],
+                ..Default::default()
+            };
+            let request =
+                pb::CreateSubscriptionRequest { subscription: Some(subscription), ..Default::default() };
+            let made = here.subscriptions().create_subscription(request).await.expect("created").into_inner();
+            let wanted = publish_type(there, &endpoint, &event_type).await.expect("published");
+            assert_eq!(wanted.delivery_count, 1, "{event_type} is subscribed to");
+            end(here, made.subscription.expect("a subscription").id, round % 4 < 2).await;
+            let unwanted = publish_type(there, &endpoint, &event_type).await.expect("published");
+            assert_eq!(unwanted.delivery_count, 0, "nobody wanted {event_type} any more");
+
+            // Before the next move, or they would follow it.
+            let seen = receiver.wait_for_events([&moved, &wanted.event_id]).await;
+            for event in [moved, wanted.event_id] {
+                let paths: Vec<_> =
+                    seen.iter().filter(|one| one.event() == event).map(|one| one.path.as_str()).collect();
+                assert_eq!(paths, [path.as_str()], "{event} goes where the endpoint is");
+            }
+        }
+    })
+    .await;
+}
+
+/// Deletes a subscription, or switches it off.
+async fn end(client: &Client, id: String, delete: bool) {
+    if delete {
+        let request = pb::DeleteSubscriptionRequest { subscription_id: id, ..Default::default() };
+        client.subscriptions().delete_subscription(request).await.expect("deleted");
+    } else {
+        let off = pb::Subscription { id, enabled: Some(false), ..Default::default() };
+        let request = pb::UpdateSubscriptionRequest { subscription: Some(off), ..Default::default() };
+        client.subscriptions().update_subscription(request).await.expect("switched off");
+    }
+}
+
 async fn publish_type(
     client: &Client,
     endpoint: &pb::Endpoint,

@@ -1,15 +1,18 @@
 //! Watch: every change once and in order, for clients that are cut at random places and resume, while servers
-//! stop, die and start again, and from node to node.
+//! stop, die and start again, and from node to node; and all of it together is what the database holds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
+use hawser::domain::id::{AttemptId, DeliveryId};
 use hawser_client::pb::publish_event_request::Target;
 use hawser_client::pb::watch_request::Start;
 use hawser_client::{Client, Key, pb};
 use rand::RngExt;
 use tokio::sync::watch;
+use tonic::Code;
 
 use crate::support::feed::{from, open, told};
+use crate::support::sql::Session;
 use crate::support::world::{publish, quick_retries};
 use crate::support::{Database, PATIENCE, Receiver, Reply, Server, World, on_both, tier};
 
@@ -61,12 +64,32 @@ async fn publish_all(mut nodes: Nodes, key: &str, endpoint: &str, numbers: impl 
             };
             let target = Target::EndpointId(endpoint.to_owned());
             // The key makes the repeat of an unanswered publish harmless.
-            if publish(&current, target, b"{}", &format!("event-{number}")).await.is_ok() {
-                client = Some(current);
-                break;
+            match publish(&current, target, b"{}", &format!("event-{number}")).await {
+                Ok(_) => {
+                    client = Some(current);
+                    break;
+                }
+                Err(status) => {
+                    // With a source it is not the server's word: the connection ended under the call.
+                    let cut = std::error::Error::source(&status).is_some();
+                    assert!(cut || status.code() == Code::Unavailable, "{status:?}");
+                }
             }
         }
     }
+}
+
+/// Ends a server, softly or not, and starts it again; nobody is sent to it meanwhile.
+async fn restart(server: &mut Server, running: &watch::Sender<Vec<String>>, softly: bool) {
+    let going = server.address();
+    running.send_modify(|running| running.retain(|address| *address != going));
+    if softly {
+        server.terminate().await;
+    } else {
+        server.kill().await;
+    }
+    server.spawn().await;
+    running.send_modify(|running| running.push(server.address()));
 }
 
 async fn a_stream_that_is_cut_and_resumed_sees_each_change_once_and_in_order(database: Database) {
@@ -101,25 +124,21 @@ async fn a_stream_that_is_cut_and_resumed_sees_each_change_once_and_in_order(dat
     };
     // Servers end in turn, softly or not, while it goes on.
     let restarts = tier(3, 10);
-    let restarting = async {
-        for round in 0..restarts {
-            receiver.wait_for_count(events * (round + 1) / (restarts + 2)).await;
-            let turn = round % servers.len();
-            let going = servers[turn].address();
-            running.send_modify(|running| running.retain(|address| *address != going));
-            if round % 2 == 0 {
-                servers[turn].terminate().await;
-            } else {
-                servers[turn].kill().await;
+    let working = async {
+        let restarting = async {
+            for round in 0..restarts {
+                receiver.wait_for_count(events * (round + 1) / (restarts + 2)).await;
+                let turn = round % servers.len();
+                restart(&mut servers[turn], &running, round % 2 == 0).await;
             }
-            servers[turn].spawn().await;
-            let address = servers[turn].address();
-            running.send_modify(|running| running.push(address));
-        }
-    };
-    let ending = async {
+        };
         tokio::join!(publishing, restarting);
-        let client = Client::connect(running.borrow()[0].clone(), Key::new(key.clone())).await;
+        servers[0].sql().await.until_numbers("SELECT COUNT(*) FROM queue", &[0]).await;
+        // An attempt whose claim was lost may end after its delivery has; a server that ends softly has written it.
+        for server in &mut servers {
+            restart(server, &running, true).await;
+        }
+        let client = Client::connect(servers[0].address(), Key::new(key.clone())).await;
         let endpoint =
             pb::Endpoint { url: receiver.url("/last"), name: LAST.to_owned(), ..Default::default() };
         let request = pb::CreateEndpointRequest { endpoint: Some(endpoint), ..Default::default() };
@@ -129,23 +148,110 @@ async fn a_stream_that_is_cut_and_resumed_sees_each_change_once_and_in_order(dat
     let (one, two, ()) = tokio::join!(
         follow(running.subscribe(), &key, start.clone(), tier(20, 200) as u32),
         follow(running.subscribe(), &key, start.clone(), 0),
-        ending,
+        working,
     );
     // The log as a whole, read at once from the store.
     let reference = follow(running.subscribe(), &key, start, 0).await;
     assert!(one == reference, "the stream that was cut tells another story");
     assert!(two == reference, "the stream that only servers cut tells another story");
+    let distinct: HashSet<&String> = reference.iter().collect();
+    assert_eq!(distinct.len(), reference.len(), "something is told twice");
 
-    // Each delivery's own story is in order, and each was made once.
-    let (mut created, mut attempts) = (0, HashMap::<&str, i32>::new());
-    for line in &reference {
-        created += usize::from(line.contains(" Created Scheduled"));
-        if let Some((delivery, attempt)) = line.split_once(" attempt ") {
-            let number = attempt.split(' ').next().expect("a number").parse::<i32>().expect("a number");
-            let last = attempts.insert(delivery, number).unwrap_or_default();
-            assert!(number > last, "{line} after {last}");
+    let story = Story::of(&reference);
+    assert_eq!(story.created, events);
+    let (attempts, deliveries) = stored(&servers[0]).await;
+    assert_same("attempts", &story.attempts, &attempts);
+    assert_same("deliveries", &story.deliveries, &deliveries);
+    let (changes, late) = (reference.len(), story.late);
+    eprintln!("{events} events, {changes} changes, {restarts} restarts, {late} attempts without a claim");
+}
+
+/// What the log comes to, with ids as the database has them.
+struct Story {
+    created: usize,
+    attempts: BTreeSet<String>,
+    /// The last status that was told of each, and its count of attempts.
+    deliveries: BTreeSet<String>,
+    /// Attempts that led to nothing, because their claim was lost.
+    late: usize,
+}
+
+impl Story {
+    /// Reads the log; each delivery's own story in it must be in order.
+    fn of(log: &[String]) -> Self {
+        let (mut created, mut late, mut attempts) = (0, 0, BTreeSet::new());
+        let (mut numbers, mut last) = (HashMap::<&str, i32>::new(), HashMap::<&str, String>::new());
+        // The delivery and the number of the attempt that must be told next.
+        let mut due: Option<(&str, &str)> = None;
+        for line in log {
+            let words: Vec<&str> = line.split(' ').collect();
+            let led = due.take();
+            match words[..] {
+                [delivery, "attempt", number, attempt] => {
+                    let attempt: AttemptId = attempt.parse().expect("an id");
+                    attempts.insert(attempt.uuid().simple().to_string());
+                    let Some(led) = led else {
+                        late += 1;
+                        continue;
+                    };
+                    assert_eq!((delivery, number), led, "{line}");
+                    let number: i32 = number.parse().expect("a number");
+                    let before = numbers.insert(delivery, number).unwrap_or_default();
+                    assert!(number > before, "{line} after {before}");
+                }
+                _ if led.is_some() => panic!("{line}, where the attempt {led:?} was to be told"),
+                [delivery, kind, status, count] if delivery.starts_with("dlv_") => {
+                    created += usize::from(kind == "Created");
+                    due = (kind == "Attempted").then_some((delivery, count));
+                    last.insert(delivery, format!("{status} {count}"));
+                }
+                _ => {}
+            }
         }
+        let deliveries = last.into_iter().map(|(delivery, state)| {
+            let delivery: DeliveryId = delivery.parse().expect("an id");
+            format!("{} {state}", delivery.uuid().simple())
+        });
+        Self { created, attempts, deliveries: deliveries.collect(), late }
     }
-    assert_eq!(created, events);
-    eprintln!("{events} events, {} changes, {restarts} restarts", reference.len());
+}
+
+/// What the database holds: the ids of attempts; deliveries with their status and count of attempts.
+async fn stored(server: &Server) -> (BTreeSet<String>, BTreeSet<String>) {
+    let mut session = server.sql().await;
+    let id = match session {
+        Session::Sqlite(_) => "LOWER(HEX(id))",
+        Session::Postgres(_) => "REPLACE(CAST(id AS TEXT), '-', '')",
+    };
+    let attempts = texts(&mut session, format!("SELECT {id} FROM attempts")).await;
+    let sql = format!(
+        "SELECT {id} || ' ' || CASE status WHEN 1 THEN 'Scheduled' WHEN 3 THEN 'Retry' WHEN 4 THEN 'Success' \
+         WHEN 5 THEN 'Failed' WHEN 6 THEN 'Discarded' END || ' ' || CAST(attempts AS TEXT) FROM deliveries"
+    );
+    (attempts, texts(&mut session, sql).await)
+}
+
+/// One column of texts.
+async fn texts(session: &mut Session, sql: String) -> BTreeSet<String> {
+    let sql = sqlx::AssertSqlSafe(sql);
+    let read: Vec<String> = match session {
+        Session::Sqlite(session) => sqlx::query_scalar(sql).fetch_all(session).await,
+        Session::Postgres(session) => sqlx::query_scalar(sql).fetch_all(session).await,
+    }
+    .expect("read");
+    read.into_iter().collect()
+}
+
+fn assert_same(what: &str, told: &BTreeSet<String>, stored: &BTreeSet<String>) {
+    let some = |these: &BTreeSet<String>, those: &BTreeSet<String>| -> Vec<String> {
+        these.difference(those).take(5).cloned().collect()
+    };
+    assert!(
+        told == stored,
+        "{what}: {} told and {} stored; told only: {:?}; stored only: {:?}",
+        told.len(),
+        stored.len(),
+        some(told, stored),
+        some(stored, told)
+    );
 }
