@@ -59,8 +59,7 @@ pub enum DeliveryChangeKind {
     Discarded,
     /// The process that attempted it as a probe died, which ended it.
     Cancelled,
-    /// An attempt ended whose claim others had taken over: the delivery is as they left it, and only the attempt is
-    /// told.
+    /// An attempt ended whose claim was lost before: the delivery stays as it is, and only the attempt is told.
     Late,
 }
 

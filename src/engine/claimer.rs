@@ -23,6 +23,8 @@ use crate::store::{ClaimRequest, Due, Hold, Result, Store};
 
 /// The slow round.
 const ROUND: Duration = Duration::from_millis(500);
+/// A lane that had no work for so long may be forgotten.
+const SWEEP: Duration = Duration::from_secs(10);
 /// Deliveries in one claim.
 const CLAIM: usize = 256;
 /// Due deliveries to choose from.
@@ -43,7 +45,7 @@ pub async fn run(store: Store, shared: Arc<Shared>, calls: mpsc::Sender<ClaimCal
     let mut claimer = Claimer { store, shared: shared.clone(), calls, walked: START };
     let mut swept_at = Instant::now();
     while !stop.is_cancelled() {
-        if swept_at.elapsed() >= ROUND {
+        if swept_at.elapsed() >= SWEEP {
             shared.lanes.sweep();
             swept_at = Instant::now();
         }

@@ -120,7 +120,7 @@ impl Expander {
                 None => deleted.push(*endpoint),
             }
         }
-        let owners = tx.owners_of_deleted(deleted.iter().copied()).await?;
+        let owners = tx.owners_of(deleted.iter().copied()).await?;
         deliveries
             .extend(deleted.iter().map(|endpoint| of_deleted(*endpoint, owners.get(endpoint).cloned())));
         for closed in tx.expand(lease, &step, &deliveries).await? {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Shared;
 use super::intake::Publish;
 use super::lanes::Reservation;
+use super::routing::Unread;
 use crate::domain::delivery::{Claim, DeliveryStatus};
 use crate::domain::endpoint::{ContentType, EndpointStatus};
 use crate::domain::error::{Error, ErrorKind, Result};
@@ -68,7 +69,7 @@ pub async fn write(
         shared.keeper.give_up(lease);
     }
     let claims_for = (footing.lease_stands && shared.may_start(lease)).then_some(lease);
-    let routes = current_routes(shared, footing).await?;
+    let routes = current_routes(shared, footing).await;
     let plans = plan_turn(publishes, &routes, shared);
     let first_uses = claim_keys(tx, publishes, &plans).await?;
     let earlier = earlier_uses(tx, publishes, &plans).await?;
@@ -135,27 +136,23 @@ async fn footing(tx: &Tx, lease: LeaseId, publishes: &[Publish]) -> Result<Footi
     tx.footing(lease, &projects).await
 }
 
+/// A turn's projects, each with its routes unless they cannot be read now.
+type TurnRoutes = HashMap<ProjectId, Result<Arc<ProjectRoutes>, Unread>>;
+
 /// The routes of all projects in the turn, at the versions that its transaction read: whatever was acknowledged
-/// before these events were published is seen.
-async fn current_routes(
-    shared: &Shared,
-    footing: Footing,
-) -> Result<HashMap<ProjectId, Arc<ProjectRoutes>>, StoreError> {
+/// before these events were published is seen. Those that are long to read concern their own project's events alone.
+async fn current_routes(shared: &Shared, footing: Footing) -> TurnRoutes {
     let mut routes = HashMap::with_capacity(footing.versions.len());
     for (project, version) in footing.versions {
-        if let Some(current) = shared.routing.at_least(project, version).await? {
+        if let Some(current) = shared.routing.at_least_soon(project, version).await.transpose() {
             routes.insert(project, current);
         }
     }
-    Ok(routes)
+    routes
 }
 
 /// A plan for each event. When one does not fit any more, all after it wait too, so that none is overtaken.
-fn plan_turn(
-    publishes: &[Publish],
-    routes: &HashMap<ProjectId, Arc<ProjectRoutes>>,
-    shared: &Shared,
-) -> Vec<Plan> {
+fn plan_turn(publishes: &[Publish], routes: &TurnRoutes, shared: &Shared) -> Vec<Plan> {
     let mut plans = Vec::with_capacity(publishes.len());
     let mut keys = HashMap::new();
     let (mut deliveries, mut is_full) = (0, false);
@@ -191,14 +188,13 @@ fn plan_turn(
 
 type Resolved = (Arc<ProjectRoutes>, Vec<Arc<EndpointRoute>>);
 
-fn resolve(
-    event: &Event,
-    routes: &HashMap<ProjectId, Arc<ProjectRoutes>>,
-    shared: &Shared,
-) -> Result<Resolved> {
+fn resolve(event: &Event, routes: &TurnRoutes, shared: &Shared) -> Result<Resolved> {
     let fan_out = shared.fan_out;
     let project = event.message.project;
     let routes = routes.get(&project).ok_or_else(|| Error::not_found("project", project))?;
+    let routes = routes.as_ref().map_err(|Unread| {
+        Error::unavailable("the project's endpoints could not be read in time; publish the event again")
+    })?;
     let targets = routes.resolve(&event.target, &event.message.event_type)?;
     if let (Target::Endpoint(_), Some(route)) = (&event.target, targets.first())
         && route.content_type == ContentType::Form

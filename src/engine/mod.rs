@@ -57,6 +57,7 @@ pub use alerts::{MailSettings, MailTls, SenderSettings};
 pub use intake::{IngestHandle, Publish};
 pub use lanes::LaneLimits;
 pub use routing::RoutingTable;
+use routing::Unread;
 
 use crate::dispatch::Dispatcher;
 use crate::domain::breaker::BreakerPolicy;
@@ -212,12 +213,9 @@ impl Shared {
     async fn confirm(&self, claimed: &Claimed) -> HashMap<ProjectId, Arc<ProjectRoutes>> {
         let mut confirmed = HashMap::with_capacity(claimed.versions.len());
         for (project, version) in &claimed.versions {
-            match self.routing.at_least(*project, *version).await {
+            match self.routing.at_least_soon(*project, *version).await {
                 Ok(routes) => confirmed.extend(routes.map(|routes| (*project, routes))),
-                Err(error) => {
-                    tracing::warn!(error = writer::chain(&error), "routes could not be read");
-                    self.routing.outdate(*project, *version);
-                }
+                Err(Unread) => self.routing.outdate(*project, *version),
             }
         }
         confirmed

@@ -1,8 +1,8 @@
 //! How much each project has queued, so that none fills the store for all.
 //!
 //! A count that every publish and outcome kept would be a row that all of them fight for. So the queue is counted now
-//! and then, and between two counts what this node accepts is added and what it ends is taken off: the limit is passed by
-//! what other nodes accept meanwhile, at most.
+//! and then, and between two counts what this node accepts is added and what its attempts end is taken off. What other nodes
+//! do meanwhile, and what upkeep ends, is seen at the next count.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,23 @@ const COUNT_LONGEST: Duration = Duration::from_secs(10);
 /// Open deliveries by project, as far as is known.
 pub struct Pending {
     max: u64,
-    known: Mutex<HashMap<ProjectId, u64>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    open: HashMap<ProjectId, u64>,
+    /// What came and ended since the count began that is under way. What was committed and not yet noted when it began is
+    /// noted twice: a turn at most.
+    meanwhile: HashMap<ProjectId, i64>,
+}
+
+impl Known {
+    fn change(&mut self, project: ProjectId, by: i64) {
+        let open = self.open.entry(project).or_default();
+        *open = open.saturating_add_signed(by);
+        *self.meanwhile.entry(project).or_default() += by;
+    }
 }
 
 impl Pending {
@@ -33,13 +49,13 @@ impl Pending {
         Self { max, known: Mutex::default() }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<ProjectId, u64>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses more work for a project that has as much as it may.
     pub fn check(&self, project: ProjectId, more: usize) -> Result<()> {
-        let pending = self.known().get(&project).copied().unwrap_or_default();
+        let pending = self.known().open.get(&project).copied().unwrap_or_default();
         if more == 0 || pending.saturating_add(more as u64) <= self.max {
             return Ok(());
         }
@@ -51,7 +67,7 @@ impl Pending {
     /// Notes deliveries that were accepted.
     pub fn add(&self, project: ProjectId, more: u64) {
         if more > 0 {
-            *self.known().entry(project).or_default() += more;
+            self.known().change(project, i64::try_from(more).unwrap_or(i64::MAX));
         }
     }
 
@@ -59,9 +75,19 @@ impl Pending {
     pub fn remove(&self, ended: impl Iterator<Item = ProjectId>) {
         let mut known = self.known();
         for project in ended {
-            if let Some(pending) = known.get_mut(&project) {
-                *pending = pending.saturating_sub(1);
-            }
+            known.change(project, -1);
+        }
+    }
+
+    fn count_begins(&self) {
+        self.known().meanwhile.clear();
+    }
+
+    fn counted(&self, open: HashMap<ProjectId, u64>) {
+        let mut known = self.known();
+        known.open = open;
+        for (project, by) in std::mem::take(&mut known.meanwhile) {
+            known.change(project, by);
         }
     }
 }
@@ -75,13 +101,14 @@ pub async fn run(store: Store, shared: Arc<Shared>, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         let started = Instant::now();
+        shared.pending.count_begins();
         match store.in_time(COUNT_LONGEST, store.count_pending()).await {
             Ok(counted) => {
                 let engine = &shared.metrics.engine;
                 engine.waiting("paused", counted.paused);
                 engine.waiting("breaker", counted.breaker);
                 engine.waiting("rate_limit", counted.rate_limit);
-                *shared.pending.known() = counted.by_project;
+                shared.pending.counted(counted.by_project);
             }
             Err(error) => tracing::warn!(error = chain(&error), "pending deliveries could not be counted"),
         }
@@ -105,6 +132,13 @@ mod tests {
         assert!(pending.check(project, 2).is_ok(), "what ended makes room");
         pending.remove([project; 20].into_iter());
         assert!(pending.check(project, 11).is_err(), "and no more than there was");
+        pending.add(project, 4);
+        pending.count_begins();
+        pending.add(project, 2);
+        pending.remove([project].into_iter());
+        pending.counted(HashMap::from([(project, 4)]));
+        assert!(pending.check(project, 5).is_ok(), "4, and 1 more while they were counted");
+        assert!(pending.check(project, 6).is_err(), "4, and 1 more while they were counted");
         assert!(pending.check(project, 0).is_ok(), "what makes no delivery is no burden");
         assert!(pending.check(ProjectId::new(), 10).is_ok(), "another's are another's");
     }

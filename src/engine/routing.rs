@@ -1,18 +1,24 @@
 //! The routing table of this process: each project's routes, as new as its transactions demand.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
+use super::writer::chain;
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::routing::ProjectRoutes;
 use crate::domain::url_rules::UrlRules;
 use crate::store::{Result, Store};
 
 const LOAD_LONGEST: Duration = Duration::from_secs(10);
+/// How long a turn of events waits for a project's routes, with everyone whose events are in it: long enough for a hundred
+/// thousand endpoints.
+const SOON: Duration = Duration::from_secs(3);
+const LOCKS: usize = 64;
 
 /// What is known of a project: its routes, or only that there are newer ones than were known.
 #[derive(Clone)]
@@ -44,14 +50,37 @@ pub struct RoutingTable {
     store: Store,
     rules: UrlRules,
     known: ArcSwap<HashMap<ProjectId, Known>>,
-    /// One refresh at a time, so that an older one cannot overwrite a newer. Holds the endpoints whose sealed values do
-    /// not open, since that is told once.
-    refreshing: Mutex<HashSet<EndpointId>>,
+    /// One refresh of a project at a time, so that an older one cannot overwrite a newer; projects that share a lock wait
+    /// for each other.
+    refreshing: [Mutex<()>; LOCKS],
+    /// Projects whose routes are being read for callers who do not wait for long, and since when.
+    reading: std::sync::Mutex<HashMap<ProjectId, Instant>>,
+    /// Endpoints whose sealed values do not open, since that is told once.
+    unopened: std::sync::Mutex<HashSet<EndpointId>>,
+}
+
+/// The routes of a project cannot be had now.
+#[derive(Debug)]
+pub struct Unread;
+
+/// Takes a project off those that are being read, whatever comes of it.
+struct Reading(Arc<RoutingTable>, ProjectId);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        lock(&self.0.reading).remove(&self.1);
+    }
+}
+
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl RoutingTable {
     pub fn new(store: Store, rules: UrlRules) -> Arc<Self> {
-        Arc::new(Self { store, rules, known: ArcSwap::default(), refreshing: Mutex::default() })
+        let refreshing = std::array::from_fn(|_| Mutex::default());
+        let (reading, unopened) = Default::default();
+        Arc::new(Self { store, rules, known: ArcSwap::default(), refreshing, reading, unopened })
     }
 
     /// What is known of a project now.
@@ -88,6 +117,33 @@ impl RoutingTable {
         }
     }
 
+    /// The same for those whom others wait for. What takes long goes on without them, and whoever asks then is told at once
+    /// that there is nothing yet.
+    pub async fn at_least_soon(
+        self: &Arc<Self>,
+        project: ProjectId,
+        version: i64,
+    ) -> Result<Option<Arc<ProjectRoutes>>, Unread> {
+        if let Some(routes) = self.get(project).filter(|routes| routes.version >= version) {
+            return Ok(Some(routes));
+        }
+        let since = *lock(&self.reading).entry(project).or_insert_with(Instant::now);
+        let patience = SOON.saturating_sub(since.elapsed());
+        if patience.is_zero() {
+            return Err(Unread);
+        }
+        let (table, reading) = (self.clone(), Reading(self.clone(), project));
+        let read = tokio::spawn(async move {
+            let read = table.refresh(project, version).await;
+            drop(reading);
+            read.map_err(|error| tracing::warn!(%project, error = chain(&error), "routes could not be read"))
+        });
+        match tokio::time::timeout(patience, read).await {
+            Ok(Ok(read)) => read.map_err(|()| Unread),
+            Ok(Err(_)) | Err(_) => Err(Unread),
+        }
+    }
+
     /// Sets older routes aside and reads the new ones. To be awaited after a change was committed and before it is
     /// acknowledged: no attempt starts by the old settings after that, also where they cannot be read.
     pub async fn renew(&self, project: ProjectId, version: i64) -> Result<()> {
@@ -98,7 +154,7 @@ impl RoutingTable {
 
     /// Reads a project's routes, unless they are known at this version or a later one.
     pub async fn refresh(&self, project: ProjectId, version: i64) -> Result<Option<Arc<ProjectRoutes>>> {
-        let mut told = self.refreshing.lock().await;
+        let _turn = self.refreshing[project.uuid().as_u128() as usize % LOCKS].lock().await;
         if let Some(routes) = self.get(project).filter(|routes| routes.version >= version) {
             return Ok(Some(routes));
         }
@@ -108,7 +164,9 @@ impl RoutingTable {
             let loading = self.store.load_routes(project, &self.rules, earlier.as_deref());
             let fresh = self.store.in_time(LOAD_LONGEST, loading).await?.map(Arc::new);
             if self.keep(project, fresh.clone()) {
+                let mut told = lock(&self.unopened);
                 fresh.iter().for_each(|routes| tell_unopened(routes, &mut told));
+                drop(told);
                 return Ok(fresh);
             }
             // Read before a newer version was heard of.

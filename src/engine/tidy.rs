@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::writer::chain;
-use crate::store::{Result, Store};
+use crate::store::{Expiring, Result, Store};
 
 const ROUND: Duration = Duration::from_secs(60);
 /// What takes longer waits on a connection that fell silent.
@@ -24,10 +25,24 @@ pub async fn run(store: Store, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         step(&store, "making partitions", store.make_partitions()).await;
-        // As many as there are: what does not go in one round would be more in the next.
-        while step(&store, "forgetting expired keys", store.forget_expired_keys()).await == Some(true)
-            && !stop.is_cancelled()
-        {}
+        for what in Expiring::ALL {
+            forget(&store, what, &stop).await;
+        }
+    }
+}
+
+/// Forgets all that has expired, with as much rest as work in between; what does not go in one round goes in the next.
+async fn forget(store: &Store, what: Expiring, stop: &CancellationToken) {
+    let began = Instant::now();
+    while began.elapsed() < ROUND {
+        let batch = Instant::now();
+        if step(store, "forgetting what has expired", store.forget_expired(what)).await != Some(true) {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(batch.elapsed()) => {}
+            () = stop.cancelled() => return,
+        }
     }
 }
 

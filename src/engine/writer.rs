@@ -166,10 +166,7 @@ impl Writer {
                 if batch.claim.is_some() && written.claimed.is_none() {
                     self.shared.keeper.give_up(lease);
                 }
-                let discarded = batch.discarded.iter().map(|one| one.project);
-                self.shared
-                    .pending
-                    .remove(written.aftermath.ended.iter().map(|(project, _)| *project).chain(discarded));
+                self.uncount(&batch, &written);
                 failures::obey(&self.shared, written.aftermath).await;
                 drop(written.closing);
                 self.settle(batch, written.verdicts, written.claimed);
@@ -195,6 +192,12 @@ impl Writer {
             let discarded = if status == DeliveryStatus::Discarded { written.discarded } else { 0 };
             engine.ended(status.as_str(), ended + discarded);
         }
+    }
+
+    /// What ended is pending no more.
+    fn uncount(&self, batch: &Batch, written: &Written) {
+        let ended = written.aftermath.ended.iter().map(|(project, _)| *project);
+        self.shared.pending.remove(ended.chain(batch.discarded.iter().map(|one| one.project)));
     }
 
     /// The turn's transaction.
@@ -333,6 +336,7 @@ impl Writer {
         let lease = self.shared.keeper.lease();
         let error = match self.store.in_time(TURN_LONGEST, self.write(lease, &batch)).await {
             Ok(written) => {
+                self.uncount(&batch, &written);
                 failures::obey(&self.shared, written.aftermath).await;
                 drop(written.closing);
                 return;

@@ -112,7 +112,7 @@ impl Tx {
         };
         match state {
             None => {
-                let owner = self.owners_of_deleted([endpoint].into_iter()).await?.remove(&endpoint);
+                let owner = self.owners_of([endpoint].into_iter()).await?.remove(&endpoint);
                 self.discard_queued(endpoint, owner, "parked >= 0", limit).await
             }
             Some((EndpointStatus::Inactive, owner)) => {

@@ -24,8 +24,8 @@ impl Tx {
         Ok(())
     }
 
-    /// The owners of those of the endpoints that are deleted and had one.
-    pub async fn owners_of_deleted(
+    /// The owners of those of the endpoints that have one, or had when they were deleted.
+    pub async fn owners_of(
         &self,
         endpoints: impl Iterator<Item = EndpointId>,
     ) -> Result<HashMap<EndpointId, Arc<str>>> {
@@ -33,7 +33,9 @@ impl Tx {
         for endpoint in endpoints.collect::<BTreeSet<_>>() {
             rows.push([endpoint.uuid().into()]);
         }
-        let sql = "SELECT d.endpoint_id, d.owner_id FROM v JOIN deleted_owners AS d ON d.endpoint_id = v.id";
+        let sql = "SELECT v.id, COALESCE(e.owner_id, d.owner_id) FROM v LEFT JOIN endpoints AS e ON e.id = v.id \
+                   LEFT JOIN deleted_owners AS d ON d.endpoint_id = v.id \
+                   WHERE COALESCE(e.owner_id, d.owner_id) IS NOT NULL";
         let mut owners = HashMap::new();
         for row in rows.query(self.db(), sql).await? {
             let owner: String = row.try_get_by_index(1)?;

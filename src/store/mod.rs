@@ -84,6 +84,7 @@ pub use recent::Committed;
 pub use releases::{Discarded, Released};
 pub use rotations::KeptReply;
 pub use tx::{AuditEntry, Tx};
+pub use upkeep::Expiring;
 pub use vault::{MasterKey, Place, Vault};
 
 use crate::domain::page::TokenKey;

@@ -174,8 +174,10 @@ impl Tx {
         let (mut moved, late): (Vec<_>, Vec<_>) = fates
             .into_iter()
             .partition(|fate| held.contains(&(fate.one.attempt.delivery, fate.one.claim.token)));
-        // Those of a turn whose commit was not answered are recorded and told already.
-        let told = self.recorded_attempts(late.iter().map(|fate| fate.one.attempt.id)).await?;
+        // Those of a turn whose commit was not answered are recorded and told already. All others lost their claim by it.
+        let again = moved.iter().filter(|fate| fate.next == Next::Again);
+        let told = again.chain(&late).map(|fate| fate.one.attempt.id);
+        let told = self.recorded_attempts(told).await?;
         let counted = moved.iter().filter(|fate| fate.next != Next::Discarded).map(|fate| fate.one);
         let last = moved.iter().filter(|fate| fate.next == Next::Failed && fate.one.is_exhausted());
         let exhausted = last.map(|fate| exhausted(fate.one)).collect();
@@ -192,10 +194,10 @@ impl Tx {
         self.add_rollups(made);
         // The attempts are told before what they led to.
         let transitions = self.take_changes();
-        let late = late.iter().filter(|fate| !told.contains(&fate.one.attempt.id));
-        let late = late.map(|fate| attempted(fate, DeliveryChangeKind::Late));
-        let attempts = moved.iter().map(|fate| attempted(fate, DeliveryChangeKind::Attempted));
-        let attempts = attempts.chain(late).map(Change::Delivery);
+        let attempts = moved.iter().map(|fate| (fate, DeliveryChangeKind::Attempted));
+        let attempts = attempts.chain(late.iter().map(|fate| (fate, DeliveryChangeKind::Late)));
+        let attempts = attempts.filter(|(fate, _)| !told.contains(&fate.one.attempt.id));
+        let attempts = attempts.map(|(fate, kind)| Change::Delivery(attempted(fate, kind)));
         for change in earlier.into_iter().chain(attempts).chain(transitions) {
             self.record(change);
         }

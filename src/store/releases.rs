@@ -45,7 +45,7 @@ impl Tx {
         let ends: Vec<_> = discarded.iter().map(|one| (one.delivery, one.endpoint, one.claim)).collect();
         let held = self.end_held(&ends).await?.held;
         let gone = discarded.iter().filter(|one| one.owner.is_none()).map(|one| one.endpoint);
-        let owners = self.owners_of_deleted(gone).await?;
+        let owners = self.owners_of(gone).await?;
         let mut rows =
             Rows::new([("id", Kind::Uuid), ("status", Kind::SmallInt), ("ended_at", Kind::BigInt)]);
         for one in discarded.iter().filter(|one| held.contains(&(one.delivery, one.claim.token))) {

@@ -160,8 +160,8 @@ async fn deliveries_are_made_once_each_across_kills(database: Database) {
 /// A node dies for good while it makes the deliveries of events: another makes the rest of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_node_makes_the_deliveries_that_a_dead_one_left() {
-    // Events of which some deliveries are made, and not all.
-    const HALF_MADE: &str = "expansions WHERE expanded > 0";
+    const WAIT: &str = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted AND relation = 'deliveries'::regclass \
+                        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     in_time(async {
         let (count, at_once) = (tier(250, 2_500), tier(10, 100));
         let mut world = world(Database::postgres().await, 10_000, at_once).await;
@@ -170,15 +170,17 @@ async fn another_node_makes_the_deliveries_that_a_dead_one_left() {
         let receiver = Receiver::ok().await;
         let made = endpoints(&world.client, &receiver.url(""), "acme", count).await;
         let ids: HashSet<_> = made.into_iter().map(|endpoint| endpoint.id).collect();
-        let mut sql = other.sql().await;
+        let (mut sql, mut holder) = (other.sql().await, other.sql().await);
+        // Steps begin, and cannot end.
+        holder.run("BEGIN; LOCK TABLE deliveries IN SHARE MODE").await;
         let mut published = Vec::new();
         for _ in 0..4 {
             let reply = publish(&world.client, owner("acme"), b"{}", "").await.expect("published");
             published.push(reply.event_id);
         }
-        sql.until_numbers(&format!("SELECT 1::bigint FROM {HALF_MADE} LIMIT 1"), &[1]).await;
+        other.database().until("each node is in the middle of a step", WAIT, 2).await;
         world.server.kill().await;
-        assert!(sql.count(HALF_MADE).await > 0, "it died in the middle");
+        holder.run("COMMIT").await;
         all_arrive(&receiver, published.len() * count).await;
         for event in &published {
             assert_eq!(usize::try_from(count_of(&there, event).await), Ok(count));

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 
+use hawser_client::pb::publish_event_request::Target;
 use hawser_client::pb::watch_response::Change;
 use hawser_client::pb::{self, DeliveryStatus};
 use sqlx::Executor;
 
 use crate::support::desk::{Answer, Desk};
 use crate::support::failing::{get, linear};
-use crate::support::world::{next, until};
-use crate::support::{Database, Receiver, Server, World, in_time, scrape};
+use crate::support::stale::StaleReceiver;
+use crate::support::world::{next, publish, until};
+use crate::support::{Database, Proxy, Receiver, Server, World, in_time, scrape};
 
 /// A turn that waits for the table that the test holds.
 const WAITS: &str = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted AND relation = 'attempts'::regclass \
@@ -73,6 +75,47 @@ async fn an_older_claims_outcome_in_the_same_turn_changes_nothing() {
         assert_eq!(delivery.status(), DeliveryStatus::Success);
         assert_eq!(get(&world, &endpoint.id).await.consecutive_failures, 0);
         database.until("nothing is queued", "SELECT COUNT(*) FROM queue", 0).await;
+    })
+    .await;
+}
+
+/// A free attempt whose commit was carried out and not answered is written again under a claim that still stands; it is told
+/// once all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_free_attempt_whose_commit_was_not_answered_is_told_once() {
+    // In the text of the statement that writes it, which this connection has not prepared yet.
+    const MARK: &[u8] = b"SET attempts = v.attempts, budget_start = v.budget_start";
+    in_time(async {
+        let world = World::new(Database::postgres().await).await;
+        let proxy = Proxy::before(world.server.database().url().expect("PostgreSQL")).await;
+        let node = world.server.join_through(proxy.url()).await;
+        let there = world.client_of(&node).await;
+        let receiver = StaleReceiver::start(1).await;
+        let endpoint = pb::Endpoint {
+            url: receiver.url(),
+            retry_policy: Some(linear(60_000, 1)),
+            ..pb::Endpoint::default()
+        };
+        let (endpoint, _) = world.create(endpoint, &["*"]).await;
+        let target = || Target::EndpointId(endpoint.id.clone());
+        let mut watch = world.watch().await;
+        let first = publish(&there, target(), b"1", "").await.expect("published").event_id;
+        until(&mut watch, &first, DeliveryStatus::Success).await;
+        proxy.lose_commit_after(MARK).await;
+        let second = publish(&there, target(), b"2", "").await.expect("published").event_id;
+        let (mut told, mut ended) = (Vec::new(), false);
+        while !ended || told.len() < 2 {
+            match next(&mut watch).await.change {
+                Some(Change::Attempt(attempt)) if attempt.event_id == second => told.push(attempt.number),
+                Some(Change::DeliveryChange(change)) => {
+                    let delivery = change.delivery.expect("a delivery");
+                    ended |= delivery.event_id == second && delivery.status() == DeliveryStatus::Success;
+                }
+                _ => {}
+            }
+        }
+        assert!(proxy.lost_commit().await, "the test lost the answer");
+        assert_eq!(told, [1, 2]);
     })
     .await;
 }

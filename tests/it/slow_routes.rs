@@ -6,6 +6,7 @@ use hawser_client::Key;
 use hawser_client::pb::publish_event_request::Target;
 use sqlx::Executor;
 
+use crate::support::feed::eventually;
 use crate::support::world::{project, publish};
 use crate::support::{Database, Receiver, World, in_time, pass_time};
 
@@ -28,19 +29,29 @@ async fn other_projects_are_served_while_one_projects_routes_are_read() {
 
         let database = world.server.database();
         let (mut holder, mut session) = (database.session().await, database.session().await);
+        let lease: uuid::Uuid =
+            sqlx::query_scalar("SELECT id FROM leases").fetch_one(&mut session).await.expect("read");
         holder.execute("BEGIN; LOCK TABLE subscriptions IN ACCESS EXCLUSIVE MODE").await.expect("locked");
         let bump = "UPDATE projects SET routing_version = routing_version + 1 \
                     WHERE id = (SELECT project_id FROM endpoints WHERE owner_id = 'slow')";
         session.execute(bump).await.expect("bumped");
-        let waits =
-            "SELECT COUNT(*) FROM pg_locks WHERE NOT granted AND relation = 'subscriptions'::regclass";
+        let waits = "SELECT LEAST(COUNT(*), 1) FROM pg_locks WHERE NOT granted AND relation = 'subscriptions'::regclass \
+                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
         database.until("the routes are being read", waits, 1).await;
-        // Routes that are not confirmed for five seconds are of no use.
+        // What is published to the project meanwhile is refused, and costs nobody the lease or the turn.
+        let to_slow = Target::EndpointId(slow.id.clone());
+        let refused = publish(&world.client, to_slow.clone(), b"{}", "").await.expect_err("no routes");
+        assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+        // Versions that are not confirmed for five seconds are of no use.
         pass_time(Duration::from_secs(6)).await;
+        let refused = publish(&world.client, to_slow.clone(), b"{}", "").await.expect_err("no routes");
+        assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
         publish(&client, other, b"{}", "").await.expect("published");
         receiver.wait_for_count(3).await;
-        database.until("all that while", waits, 1).await;
+        database.until("the one lease stands", &format!("SELECT COUNT(*) FROM leases WHERE id = '{lease}'"), 1).await;
         holder.execute("COMMIT").await.expect("released");
+        eventually("its routes are read", || publish(&world.client, to_slow.clone(), b"{}", "")).await;
+        receiver.wait_for_count(4).await;
     })
     .await;
 }

@@ -22,6 +22,8 @@ pub struct Lane {
     /// Its place, while it has one: which ring, and the ticket it was given there.
     pub place: Option<(Ring, u64)>,
     pub standing: Standing,
+    /// It had work since the last sweep.
+    pub used: bool,
     /// Older work of this endpoint lies in the table, so newer work must not overtake it. Grows with every
     /// spill, so that a look at the table clears only the spills it has seen.
     pub spilled: Option<u64>,
@@ -68,6 +70,7 @@ impl Lane {
             successes: 0,
             place: None,
             standing: Standing::Unknown,
+            used: true,
             spilled: None,
             spills: 0,
             paced: None,

@@ -164,7 +164,9 @@ impl State {
     }
 
     fn lane(&mut self, endpoint: EndpointId, limits: LaneLimits) -> &mut Lane {
-        self.lanes.entry(endpoint).or_insert_with(|| Lane::new(limits.cap_start))
+        let lane = self.lanes.entry(endpoint).or_insert_with(|| Lane::new(limits.cap_start));
+        lane.used = true;
+        lane
     }
 
     fn give_back(&mut self, endpoint: EndpointId) {
@@ -344,11 +346,23 @@ impl Lanes {
         }
     }
 
-    /// Forgets lanes without work where there are many, so that memory follows the endpoints in use.
+    /// Forgets lanes without work where there are too many, so that memory follows the endpoints in use: those that had
+    /// none since the last sweep either, and of those that do not answer no more than it must, since they would begin
+    /// among those of which nothing is known.
     pub fn sweep(&self) {
         let mut state = self.lock();
-        if state.lanes.len() > REMEMBERED {
-            state.lanes.retain(|_, lane| !lane.is_idle());
+        let mut excess = state.lanes.len().saturating_sub(REMEMBERED);
+        for silent_too in [false, true] {
+            state.lanes.retain(|_, lane| {
+                let may_go =
+                    lane.is_idle() && !lane.used && (silent_too || lane.standing != Standing::Silent);
+                let goes = excess > 0 && may_go;
+                excess -= usize::from(goes);
+                !goes
+            });
+        }
+        for lane in state.lanes.values_mut() {
+            lane.used = false;
         }
     }
 

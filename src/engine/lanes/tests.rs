@@ -386,3 +386,27 @@ fn an_endpoint_leaves_three_quarters_of_the_slots_to_others() {
         assert!(!started.contains(&busy), "fixed at {fixed}");
     }
 }
+
+#[test]
+fn lanes_that_had_no_work_are_forgotten_where_there_are_too_many() {
+    let lanes = Lanes::new(LIMITS);
+    let attempt = |endpoint, class| {
+        lanes.push(vec![job(endpoint, 0)], |_| cap(0));
+        assert!(lanes.next().is_some());
+        lanes.finish(endpoint, Some(&outcome(class)));
+    };
+    let (dead, busy) = (EndpointId::new(), EndpointId::new());
+    attempt(dead, Some(ErrorClass::Timeout));
+    attempt(busy, None);
+    for _ in 0..REMEMBERED + 8 {
+        attempt(EndpointId::new(), None);
+    }
+    let known = || lanes.lock().lanes.len();
+    let standing = |endpoint| lanes.lock().lanes.get(&endpoint).map(|lane| lane.standing);
+    lanes.sweep();
+    assert_eq!(known(), REMEMBERED + 10, "all had work since the last sweep");
+    attempt(busy, None);
+    lanes.sweep();
+    assert_eq!(known(), REMEMBERED);
+    assert_eq!((standing(dead), standing(busy)), (Some(Standing::Silent), Some(Standing::Answers)));
+}
