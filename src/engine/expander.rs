@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::Shared;
 use super::ingest::{new_delivery, paced};
+use super::routing::Unread;
 use super::writer::chain;
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::id::{DeliveryId, EndpointId, EventId};
@@ -108,7 +109,14 @@ impl Expander {
         let project = step.event.project;
         let lease = shared.keeper.lease();
         let routes = match tx.footing(lease, &[project]).await?.versions.get(&project) {
-            Some(version) => shared.routing.at_least(project, *version).await?,
+            Some(version) => match shared.routing.soon(project, *version).await {
+                Ok(routes) => routes,
+                Err(Unread) => {
+                    tx.rollback().await?;
+                    self.resting.insert(event, Instant::now() + REST);
+                    return Ok(Stepped::Over);
+                }
+            },
             None => None,
         };
         let mut deliveries = Vec::with_capacity(step.targets.len());

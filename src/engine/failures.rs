@@ -7,8 +7,7 @@ use super::Shared;
 use super::breakers::Closing;
 use super::turn::Outcome;
 use super::worker;
-use super::writer::chain;
-use crate::domain::id::{EndpointId, ProjectId};
+use crate::domain::id::EndpointId;
 use crate::store::{Aftermath, FailureRules, Hold};
 
 /// How attempts are judged.
@@ -45,24 +44,18 @@ pub async fn obey(shared: &Arc<Shared>, aftermath: Aftermath) {
     for (project, version, endpoint) in aftermath.recovered {
         tracing::info!(%endpoint, "its probe succeeded: it is ACTIVE again");
         shared.breakers.close(endpoint);
-        renew_routes(shared, project, version).await;
+        shared.routing.renew_aside(project, version);
     }
     for (project, version, endpoint) in aftermath.disabled {
         tracing::info!(%endpoint, "it became INACTIVE");
         shared.breakers.close(endpoint);
-        renew_routes(shared, project, version).await;
+        // Nothing goes by the old ones from here on.
         let routes = shared.routing.get(project);
         let owner = routes.and_then(|routes| routes.endpoint(endpoint)?.owner.clone());
+        shared.routing.renew_aside(project, version);
         worker::empty_lane(shared, endpoint, |job| {
             Outcome::Discarded(Box::new(worker::discard(job, owner.clone())))
         });
         shared.align.tell(endpoint);
-    }
-}
-
-/// Where they cannot be read now, nothing goes by the old ones: they are read when the next attempt is to start.
-async fn renew_routes(shared: &Shared, project: ProjectId, version: i64) {
-    if let Err(error) = shared.routing.renew(project, version).await {
-        tracing::warn!(error = chain(&error), "routes could not be read");
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+
 use super::Shared;
 use super::intake::Publish;
 use super::lanes::Reservation;
@@ -142,13 +144,12 @@ type TurnRoutes = HashMap<ProjectId, Result<Arc<ProjectRoutes>, Unread>>;
 /// The routes of all projects in the turn, at the versions that its transaction read: whatever was acknowledged
 /// before these events were published is seen. Those that are long to read concern their own project's events alone.
 async fn current_routes(shared: &Shared, footing: Footing) -> TurnRoutes {
-    let mut routes = HashMap::with_capacity(footing.versions.len());
-    for (project, version) in footing.versions {
-        if let Some(current) = shared.routing.at_least_soon(project, version).await.transpose() {
-            routes.insert(project, current);
-        }
-    }
-    routes
+    let reading = footing.versions.into_iter().map(async |(project, version)| {
+        let read = shared.routing.soon(project, version).await;
+        Some((project, read.transpose()?))
+    });
+    // At once, so that their waits do not add up: the transaction is open.
+    join_all(reading).await.into_iter().flatten().collect()
 }
 
 /// A plan for each event. When one does not fit any more, all after it wait too, so that none is overtaken.
@@ -192,9 +193,7 @@ fn resolve(event: &Event, routes: &TurnRoutes, shared: &Shared) -> Result<Resolv
     let fan_out = shared.fan_out;
     let project = event.message.project;
     let routes = routes.get(&project).ok_or_else(|| Error::not_found("project", project))?;
-    let routes = routes.as_ref().map_err(|Unread| {
-        Error::unavailable("the project's endpoints could not be read in time; publish the event again")
-    })?;
+    let routes = routes.as_ref().map_err(|unread| Error::from(*unread))?;
     let targets = routes.resolve(&event.target, &event.message.event_type)?;
     if let (Target::Endpoint(_), Some(route)) = (&event.target, targets.first())
         && route.content_type == ContentType::Form

@@ -49,6 +49,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -211,11 +212,14 @@ impl Shared {
     /// No attempt goes by older routes than the claim saw: where they cannot be read now, they are read when the
     /// attempt starts.
     async fn confirm(&self, claimed: &Claimed) -> HashMap<ProjectId, Arc<ProjectRoutes>> {
+        let reading = claimed.versions.iter().map(async |(project, version)| {
+            (*project, *version, self.routing.soon(*project, *version).await)
+        });
         let mut confirmed = HashMap::with_capacity(claimed.versions.len());
-        for (project, version) in &claimed.versions {
-            match self.routing.at_least_soon(*project, *version).await {
-                Ok(routes) => confirmed.extend(routes.map(|routes| (*project, routes))),
-                Err(Unread) => self.routing.outdate(*project, *version),
+        for (project, version, read) in join_all(reading).await {
+            match read {
+                Ok(routes) => confirmed.extend(routes.map(|routes| (project, routes))),
+                Err(Unread) => self.routing.outdate(project, version),
             }
         }
         confirmed
@@ -236,8 +240,8 @@ impl Shared {
         self.lanes.push(claimed.deliveries, |job| {
             let routes = confirmed.get(&job.message.project);
             let route = routes.and_then(|routes| routes.endpoint(job.endpoint));
-            let rule = route.map(|route| LaneRule::of(route)).unwrap_or_default();
-            if rule.late.is_some() {
+            let rule = routes.map(|_| route.map(|route| LaneRule::of(route)).unwrap_or_default());
+            if rule.is_some_and(|rule| rule.late.is_some()) {
                 paced.push((job.message.project, job.endpoint));
             }
             rule

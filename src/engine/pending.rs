@@ -31,8 +31,8 @@ pub struct Pending {
 #[derive(Default)]
 struct Known {
     open: HashMap<ProjectId, u64>,
-    /// What came and ended since the count began that is under way. What was committed and not yet noted when it began is
-    /// noted twice: a turn at most.
+    /// What came and ended since the count began that is under way. What the count sees of it, because it waited for its
+    /// connection, is there twice until the next one.
     meanwhile: HashMap<ProjectId, i64>,
 }
 

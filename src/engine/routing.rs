@@ -1,24 +1,31 @@
 //! The routing table of this process: each project's routes, as new as its transactions demand.
+//!
+//! A project's routes are read by one task at a time, aside from whoever needs them: one project that is long to read keeps
+//! nobody waiting but its own callers, and those not for long.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Mutex;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::writer::chain;
+use crate::domain::error::Error;
 use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::routing::ProjectRoutes;
 use crate::domain::url_rules::UrlRules;
-use crate::store::{Result, Store};
+use crate::store::{Result, Store, StoreError};
 
 const LOAD_LONGEST: Duration = Duration::from_secs(10);
-/// How long a turn of events waits for a project's routes, with everyone whose events are in it: long enough for a hundred
-/// thousand endpoints.
+/// Projects that are read at once: some of the store's own connections are left for others.
+const LOADS: usize = 3;
+/// How long those wait for whom others wait, since a project's routes were first asked for: long enough for a hundred
+/// thousand endpoints. After that they are told at once that there is nothing yet.
 const SOON: Duration = Duration::from_secs(3);
-const LOCKS: usize = 64;
+/// How long a caller waits who changed them.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is known of a project: its routes, or only that there are newer ones than were known.
 #[derive(Clone)]
@@ -50,37 +57,50 @@ pub struct RoutingTable {
     store: Store,
     rules: UrlRules,
     known: ArcSwap<HashMap<ProjectId, Known>>,
-    /// One refresh of a project at a time, so that an older one cannot overwrite a newer; projects that share a lock wait
-    /// for each other.
-    refreshing: [Mutex<()>; LOCKS],
-    /// Projects whose routes are being read for callers who do not wait for long, and since when.
-    reading: std::sync::Mutex<HashMap<ProjectId, Instant>>,
+    /// Projects whose routes are being read, or could not be.
+    readings: Mutex<HashMap<ProjectId, Reading>>,
+    loads: Semaphore,
     /// Endpoints whose sealed values do not open, since that is told once.
-    unopened: std::sync::Mutex<HashSet<EndpointId>>,
+    unopened: Mutex<HashSet<EndpointId>>,
 }
 
-/// The routes of a project cannot be had now.
-#[derive(Debug)]
+/// A project's routes cannot be had now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unread;
 
-/// Takes a project off those that are being read, whatever comes of it.
-struct Reading(Arc<RoutingTable>, ProjectId);
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        lock(&self.0.reading).remove(&self.1);
+impl From<Unread> for Error {
+    fn from(_: Unread) -> Self {
+        Self::unavailable("the project's endpoints cannot be read now; try again")
     }
 }
 
-fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+/// What a reading came to: none where the project is gone.
+type Read = Result<Option<Arc<ProjectRoutes>>, Unread>;
+
+/// A project's routes on their way.
+#[derive(Clone)]
+struct Reading {
+    /// Since when nobody could be given them.
+    since: Instant,
+    done: watch::Receiver<Option<Read>>,
+}
+
+impl Reading {
+    /// Whether its task is still at it.
+    fn goes_on(&self) -> bool {
+        self.done.has_changed().is_ok() && self.done.borrow().is_none()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl RoutingTable {
     pub fn new(store: Store, rules: UrlRules) -> Arc<Self> {
-        let refreshing = std::array::from_fn(|_| Mutex::default());
-        let (reading, unopened) = Default::default();
-        Arc::new(Self { store, rules, known: ArcSwap::default(), refreshing, reading, unopened })
+        let (known, loads) = (ArcSwap::default(), Semaphore::new(LOADS));
+        let (readings, unopened) = Default::default();
+        Arc::new(Self { store, rules, known, readings, loads, unopened })
     }
 
     /// What is known of a project now.
@@ -109,64 +129,101 @@ impl RoutingTable {
         });
     }
 
-    /// A project's routes at this version or a later one; none where the project is gone.
-    pub async fn at_least(&self, project: ProjectId, version: i64) -> Result<Option<Arc<ProjectRoutes>>> {
-        match self.get(project) {
-            Some(routes) if routes.version >= version => Ok(Some(routes)),
-            _ => self.refresh(project, version).await,
-        }
-    }
-
-    /// The same for those whom others wait for. What takes long goes on without them, and whoever asks then is told at once
-    /// that there is nothing yet.
-    pub async fn at_least_soon(
-        self: &Arc<Self>,
-        project: ProjectId,
-        version: i64,
-    ) -> Result<Option<Arc<ProjectRoutes>>, Unread> {
-        if let Some(routes) = self.get(project).filter(|routes| routes.version >= version) {
+    /// A project's routes at this version or a later one, for those for whom others wait; none where the project is gone.
+    /// What takes long goes on without them.
+    pub async fn soon(self: &Arc<Self>, project: ProjectId, version: i64) -> Read {
+        if let Some(routes) = self.at_least(project, version) {
             return Ok(Some(routes));
         }
-        let since = *lock(&self.reading).entry(project).or_insert_with(Instant::now);
-        let patience = SOON.saturating_sub(since.elapsed());
+        let reading = self.read(project);
+        let patience = SOON.saturating_sub(reading.since.elapsed());
         if patience.is_zero() {
             return Err(Unread);
         }
-        let (table, reading) = (self.clone(), Reading(self.clone(), project));
-        let read = tokio::spawn(async move {
-            let read = table.refresh(project, version).await;
-            drop(reading);
-            read.map_err(|error| tracing::warn!(%project, error = chain(&error), "routes could not be read"))
-        });
-        match tokio::time::timeout(patience, read).await {
-            Ok(Ok(read)) => read.map_err(|()| Unread),
-            Ok(Err(_)) | Err(_) => Err(Unread),
-        }
+        self.wait(project, version, reading, patience).await
     }
 
     /// Sets older routes aside and reads the new ones. To be awaited after a change was committed and before it is
     /// acknowledged: no attempt starts by the old settings after that, also where they cannot be read.
-    pub async fn renew(&self, project: ProjectId, version: i64) -> Result<()> {
+    pub async fn renew(self: &Arc<Self>, project: ProjectId, version: i64) -> Result<(), Unread> {
         self.outdate(project, version);
-        self.refresh(project, version).await?;
-        Ok(())
+        if self.at_least(project, version).is_some() {
+            return Ok(());
+        }
+        let reading = self.read(project);
+        self.wait(project, version, reading, PATIENCE).await.map(|_| ())
     }
 
-    /// Reads a project's routes, unless they are known at this version or a later one.
-    pub async fn refresh(&self, project: ProjectId, version: i64) -> Result<Option<Arc<ProjectRoutes>>> {
-        let _turn = self.refreshing[project.uuid().as_u128() as usize % LOCKS].lock().await;
-        if let Some(routes) = self.get(project).filter(|routes| routes.version >= version) {
-            return Ok(Some(routes));
+    /// The same without waiting.
+    pub fn renew_aside(self: &Arc<Self>, project: ProjectId, version: i64) {
+        self.outdate(project, version);
+        self.read(project);
+    }
+
+    fn at_least(&self, project: ProjectId, version: i64) -> Option<Arc<ProjectRoutes>> {
+        self.get(project).filter(|routes| routes.version >= version)
+    }
+
+    async fn wait(
+        self: &Arc<Self>,
+        project: ProjectId,
+        version: i64,
+        mut reading: Reading,
+        patience: Duration,
+    ) -> Read {
+        let waiting = async {
+            loop {
+                let read = match reading.done.wait_for(Option::is_some).await {
+                    Ok(done) => done.clone().unwrap_or(Err(Unread))?,
+                    Err(_) => return Err(Unread),
+                };
+                // It may have begun before the version was heard of.
+                if read.as_ref().is_none_or(|routes| routes.version >= version) {
+                    return Ok(read);
+                }
+                reading = self.read(project);
+            }
+        };
+        tokio::time::timeout(patience, waiting).await.unwrap_or(Err(Unread))
+    }
+
+    /// Has a project's routes read, unless they are being read. What failed is read again by this, and who asked since it
+    /// first did is not kept waiting anew.
+    fn read(self: &Arc<Self>, project: ProjectId) -> Reading {
+        let mut readings = lock(&self.readings);
+        let earlier = readings.get(&project);
+        if let Some(reading) = earlier.filter(|reading| reading.goes_on()) {
+            return reading.clone();
         }
+        let since = earlier.map_or_else(Instant::now, |failed| failed.since);
+        let (tell, done) = watch::channel(None);
+        let reading = Reading { since, done };
+        readings.insert(project, reading.clone());
+        let table = self.clone();
+        tokio::spawn(async move {
+            let read = table.load(project).await;
+            if read.is_ok() {
+                lock(&table.readings).remove(&project);
+            }
+            let read = read.map_err(|error| {
+                tracing::warn!(%project, error = chain(&error), "routes could not be read");
+                Unread
+            });
+            tell.send_replace(Some(read));
+        });
+        reading
+    }
+
+    async fn load(&self, project: ProjectId) -> Result<Option<Arc<ProjectRoutes>>> {
+        let stopping = |_| StoreError::Setup("no routes are read any more".to_owned());
+        let _place = self.loads.acquire().await.map_err(stopping)?;
         loop {
-            // Everyone waits for this turn, so a connection that hangs must not hold it.
             let earlier = self.known.load().get(&project).and_then(Known::newest_read);
             let loading = self.store.load_routes(project, &self.rules, earlier.as_deref());
             let fresh = self.store.in_time(LOAD_LONGEST, loading).await?.map(Arc::new);
             if self.keep(project, fresh.clone()) {
                 let mut told = lock(&self.unopened);
                 fresh.iter().for_each(|routes| tell_unopened(routes, &mut told));
-                drop(told);
                 return Ok(fresh);
             }
             // Read before a newer version was heard of.
@@ -188,11 +245,6 @@ impl RoutingTable {
             known
         });
         kept
-    }
-
-    /// What is known of a project, read first if nothing is.
-    pub async fn known(&self, project: ProjectId) -> Result<Option<Arc<ProjectRoutes>>> {
-        self.at_least(project, 0).await
     }
 }
 

@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::RoutingTable;
@@ -20,8 +20,8 @@ use crate::store::{Result, Store};
 const ROUND: Duration = Duration::from_secs(1);
 /// How old the last confirmation may be.
 const CONFIRMED: Duration = Duration::from_secs(5);
-/// Projects whose routes may wait to be read ahead of need.
-const REFRESHES: usize = 64;
+/// Projects whose routes are read ahead of need in one round.
+const AHEAD: usize = 64;
 
 /// When the routing table was last known to be current.
 pub struct Versions {
@@ -60,21 +60,6 @@ pub async fn run(store: Store, routing: Arc<RoutingTable>, versions: Arc<Version
     if versions.confirmed_at.is_none() {
         return stop.cancelled().await;
     }
-    let (outdated, refreshing) = mpsc::channel(REFRESHES);
-    // Beside each other: one project whose routes take long to read must not keep all others unconfirmed.
-    tokio::join!(
-        confirm(store, &routing, &versions, outdated, &stop),
-        stop.run_until_cancelled(refresh(&routing, refreshing)),
-    );
-}
-
-async fn confirm(
-    store: Store,
-    routing: &RoutingTable,
-    versions: &Versions,
-    refreshes: mpsc::Sender<(ProjectId, i64)>,
-    stop: &CancellationToken,
-) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(ROUND) => {}
@@ -82,7 +67,7 @@ async fn confirm(
             () = stop.cancelled() => return,
         }
         let asked = Uptime::now();
-        let outdated = match store.in_time(CONFIRMED, outdate(&store, routing)).await {
+        let outdated = match store.in_time(CONFIRMED, outdate(&store, &routing)).await {
             Ok(outdated) => outdated,
             Err(error) => {
                 tracing::warn!(error = chain(&error), "routing versions could not be confirmed");
@@ -90,21 +75,9 @@ async fn confirm(
             }
         };
         versions.confirm(asked);
-        for one in outdated {
-            if refreshes.try_send(one).is_err() {
-                // Their routes are set aside, so the rest is read when it is needed.
-                break;
-            }
-        }
-    }
-}
-
-/// Reads routes before somebody needs them.
-async fn refresh(routing: &RoutingTable, mut outdated: mpsc::Receiver<(ProjectId, i64)>) {
-    while let Some((project, version)) = outdated.recv().await {
-        // A project that cannot be read stands alone: its deliveries wait, and are tried again.
-        if let Err(error) = routing.refresh(project, version).await {
-            tracing::warn!(%project, error = chain(&error), "routes could not be read");
+        // Ahead of need; what is left is read by whoever needs it.
+        for (project, version) in outdated.into_iter().take(AHEAD) {
+            routing.renew_aside(project, version);
         }
     }
 }

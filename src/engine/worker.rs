@@ -196,12 +196,8 @@ async fn permitted(shared: &Shared, job: &ClaimedDelivery) -> Result<Arc<Endpoin
     if !shared.may_start(job.claim.lease) {
         return Err(Outcome::Released(job.release(Hold::No)));
     }
-    let routes = match shared.routing.known(job.message.project).await {
-        Ok(routes) => routes,
-        Err(error) => {
-            tracing::warn!(error = %error, "routes could not be read; the delivery waits");
-            return Err(Outcome::Released(job.postpone(Timestamp::now().plus(ROUTES_AGAIN))));
-        }
+    let Ok(routes) = shared.routing.soon(job.message.project, 0).await else {
+        return Err(Outcome::Released(job.postpone(Timestamp::now().plus(ROUTES_AGAIN))));
     };
     let Some(route) = routes.as_ref().and_then(|routes| routes.endpoint(job.endpoint)) else {
         return Err(Outcome::Discarded(Box::new(discard(job, None))));

@@ -95,7 +95,7 @@ pub struct StoreSettings {
 }
 
 /// Connections for what the server itself must read, which callers cannot use up.
-pub(super) const OWN_CONNECTIONS: u32 = 4;
+pub(super) const OWN_CONNECTIONS: u32 = 6;
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Any number will do, so long as all versions agree: one migrator at a time.
 const MIGRATION_LOCK: i64 = 0x6861_7773_6572_0001;

@@ -247,12 +247,20 @@ impl Lanes {
         Some(Reservation { lanes: self.clone(), endpoint, filled: false })
     }
 
-    /// Takes claimed deliveries in. `rule` says what their endpoints' settings say.
-    pub fn push(&self, claimed: Vec<ClaimedDelivery>, mut rule: impl FnMut(&ClaimedDelivery) -> LaneRule) {
+    /// Takes claimed deliveries in. `rule` says what their endpoints' settings say; none where they cannot be read now: a
+    /// lane that is known goes by what it knew, and one that is new takes one at a time until it is told.
+    pub fn push(
+        &self,
+        claimed: Vec<ClaimedDelivery>,
+        mut rule: impl FnMut(&ClaimedDelivery) -> Option<LaneRule>,
+    ) {
         let mut state = self.lock();
         for job in claimed {
-            let rule = rule(&job);
-            state.lane(job.endpoint, self.limits).follow(rule, self.limits);
+            let is_new = !state.lanes.contains_key(&job.endpoint);
+            let careful = is_new.then_some(LaneRule { fixed: 1, late: None });
+            if let Some(rule) = rule(&job).or(careful) {
+                state.lane(job.endpoint, self.limits).follow(rule, self.limits);
+            }
             state.push(job, self.limits);
         }
     }
@@ -351,7 +359,8 @@ impl Lanes {
     /// among those of which nothing is known.
     pub fn sweep(&self) {
         let mut state = self.lock();
-        let mut excess = state.lanes.len().saturating_sub(REMEMBERED);
+        let idle = state.lanes.values().filter(|lane| lane.is_idle()).count();
+        let mut excess = idle.saturating_sub(REMEMBERED);
         for silent_too in [false, true] {
             state.lanes.retain(|_, lane| {
                 let may_go =
@@ -362,7 +371,7 @@ impl Lanes {
             });
         }
         for lane in state.lanes.values_mut() {
-            lane.used = false;
+            lane.used = !lane.is_idle();
         }
     }
 

@@ -48,8 +48,8 @@ fn slots_go_to_lanes_in_turn_and_within_their_caps() {
     let lanes = Lanes::new(LIMITS);
     let endpoints = proven(&lanes, 2);
     let (busy, quiet) = (endpoints[0], endpoints[1]);
-    lanes.push((0..10).map(|_| job(busy, 0)).collect(), |_| cap(0));
-    lanes.push(vec![job(quiet, 0)], |_| cap(0));
+    lanes.push((0..10).map(|_| job(busy, 0)).collect(), |_| Some(cap(0)));
+    lanes.push(vec![job(quiet, 0)], |_| Some(cap(0)));
     let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.endpoint).collect();
     assert_eq!(started, [busy, quiet, busy], "the busy lane holds its cap of two");
     lanes.finish(busy, None);
@@ -61,8 +61,9 @@ fn slots_go_to_lanes_in_turn_and_within_their_caps() {
 fn first_attempts_and_retries_take_turns() {
     let lanes = Lanes::new(LaneLimits { slots: 8, cap_start: 4, ..LIMITS });
     let endpoint = EndpointId::new();
-    lanes
-        .push((0..3).map(|_| job(endpoint, 1)).chain((0..3).map(|_| job(endpoint, 0))).collect(), |_| cap(0));
+    lanes.push((0..3).map(|_| job(endpoint, 1)).chain((0..3).map(|_| job(endpoint, 0))).collect(), |_| {
+        Some(cap(0))
+    });
     let attempts: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.attempts).collect();
     assert_eq!(attempts, [0, 1, 0, 1]);
 }
@@ -92,7 +93,7 @@ fn new_work_does_not_overtake_what_spilled() {
 fn the_cap_follows_the_endpoint() {
     let lanes = Lanes::new(LIMITS);
     let endpoint = EndpointId::new();
-    lanes.push((0..40).map(|_| job(endpoint, 0)).collect(), |_| cap(0));
+    lanes.push((0..40).map(|_| job(endpoint, 0)).collect(), |_| Some(cap(0)));
     let start = || std::iter::from_fn(|| lanes.next()).count();
     assert_eq!(start(), 2);
     for _ in 0..2 {
@@ -109,7 +110,7 @@ fn the_cap_follows_the_endpoint() {
 fn a_closed_set_of_lanes_gives_back_what_waits() {
     let lanes = Lanes::new(LIMITS);
     let endpoint = EndpointId::new();
-    lanes.push((0..5).map(|_| job(endpoint, 0)).collect(), |_| cap(0));
+    lanes.push((0..5).map(|_| job(endpoint, 0)).collect(), |_| Some(cap(0)));
     assert!(lanes.next().is_some());
     assert_eq!(lanes.close().len(), 4);
     assert!(lanes.next().is_none() && lanes.reserve(endpoint, 0).is_none());
@@ -119,7 +120,7 @@ fn a_closed_set_of_lanes_gives_back_what_waits() {
 fn proven(lanes: &Lanes, count: usize) -> Vec<EndpointId> {
     let endpoints: Vec<_> = (0..count).map(|_| EndpointId::new()).collect();
     for endpoint in &endpoints {
-        lanes.push(vec![job(*endpoint, 0)], |_| cap(0));
+        lanes.push(vec![job(*endpoint, 0)], |_| Some(cap(0)));
         lanes.next().expect("a slot");
         lanes.finish(*endpoint, Some(&outcome(None)));
     }
@@ -132,11 +133,11 @@ fn endpoints_that_do_not_answer_leave_half_of_the_slots() {
     let healthy = proven(&lanes, 2);
     for _ in 0..50 {
         let dead = EndpointId::new();
-        lanes.push((0..4).map(|_| job(dead, 0)).collect(), |_| cap(0));
+        lanes.push((0..4).map(|_| job(dead, 0)).collect(), |_| Some(cap(0)));
     }
     let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.endpoint).collect();
     assert_eq!(started.len(), 3, "half of six, whoever waits");
-    lanes.push(healthy.iter().flat_map(|id| [job(*id, 0), job(*id, 0)]).collect(), |_| cap(0));
+    lanes.push(healthy.iter().flat_map(|id| [job(*id, 0), job(*id, 0)]).collect(), |_| Some(cap(0)));
     let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.endpoint).collect();
     assert_eq!(started.len(), 3);
     assert!(started.iter().all(|id| healthy.contains(id)));
@@ -167,14 +168,14 @@ fn loads_come_back_to_nothing() {
     let endpoints = proven(&lanes, 3);
     for round in 0..20 {
         let endpoint = endpoints[round % 3];
-        lanes.push(vec![job(endpoint, 0), job(endpoint, 1)], |_| cap(0));
+        lanes.push(vec![job(endpoint, 0), job(endpoint, 1)], |_| Some(cap(0)));
         drop(lanes.reserve(endpoint, 0));
         let classes = [None, Some(ErrorClass::Timeout), Some(ErrorClass::HttpStatus), Some(ErrorClass::Dns)];
         while let Some(job) = lanes.next() {
             lanes.finish(job.endpoint, Some(&outcome(classes[round % 4])));
         }
     }
-    lanes.push(vec![job(endpoints[0], 0)], |_| cap(0));
+    lanes.push(vec![job(endpoints[0], 0)], |_| Some(cap(0)));
     assert_eq!(lanes.clear().len(), 1);
     let state = lanes.lock();
     for load in [state.all, state.of_silent] {
@@ -190,7 +191,7 @@ fn due(endpoint: EndpointId, count: usize) -> Vec<Due> {
 fn a_claim_takes_what_there_is_room_for_and_names_what_is_left() {
     let lanes = Lanes::new(LIMITS);
     let (full, open) = (EndpointId::new(), EndpointId::new());
-    lanes.push((0..3).map(|_| job(full, 0)).collect(), |_| cap(0));
+    lanes.push((0..3).map(|_| job(full, 0)).collect(), |_| Some(cap(0)));
     let seen = [due(full, 10), due(open, 2)].concat();
     let choice = lanes.choose(&seen, 100);
     assert_eq!(choice.take, [seen[10].id, seen[11].id], "a lane that is more than half full gets nothing");
@@ -225,7 +226,7 @@ fn claims_for_dead_endpoints_leave_room_for_others() {
             .filter_map(|id| seen.iter().find(|one| one.id == *id))
             .map(|one| job(one.endpoint, 0))
             .collect(),
-        |_| cap(0),
+        |_| Some(cap(0)),
     );
     let names: Vec<_> = seen.iter().map(|one| one.endpoint).collect();
     assert!(lanes.with_room(&names, 100).is_empty());
@@ -237,7 +238,7 @@ fn claims_for_dead_endpoints_leave_room_for_others() {
 fn a_fixed_cap_neither_grows_nor_shrinks() {
     let lanes = Lanes::new(LaneLimits { slots: 8, ..LIMITS });
     let endpoint = EndpointId::new();
-    lanes.push((0..40).map(|_| job(endpoint, 0)).collect(), |_| cap(3));
+    lanes.push((0..40).map(|_| job(endpoint, 0)).collect(), |_| Some(cap(3)));
     let start = || std::iter::from_fn(|| lanes.next()).count();
     assert_eq!(start(), 3);
     for class in [None, None, Some(ErrorClass::Timeout)] {
@@ -245,12 +246,12 @@ fn a_fixed_cap_neither_grows_nor_shrinks() {
     }
     assert_eq!(start(), 3);
     // No more than any endpoint may have, and by itself again once it is not fixed any more.
-    lanes.push(vec![job(endpoint, 0)], |_| cap(100));
+    lanes.push(vec![job(endpoint, 0)], |_| Some(cap(100)));
     assert_eq!(start(), LIMITS.cap_max - 3);
     for _ in 0..LIMITS.cap_max {
         lanes.finish(endpoint, None);
     }
-    lanes.push(vec![job(endpoint, 0)], |_| cap(0));
+    lanes.push(vec![job(endpoint, 0)], |_| Some(cap(0)));
     assert_eq!(start(), LIMITS.cap_start);
 }
 
@@ -260,7 +261,7 @@ fn a_paced_lane_starts_nothing_without_a_slot() {
     let endpoint = EndpointId::new();
     let late = std::time::Duration::from_secs(60);
     let rule = LaneRule { fixed: 4, late: Some(late) };
-    lanes.push((0..4).map(|_| job(endpoint, 0)).collect(), |_| rule);
+    lanes.push((0..4).map(|_| job(endpoint, 0)).collect(), |_| Some(rule));
     assert!(lanes.next().is_none());
     assert_eq!(lanes.wants(endpoint, rule), (4, 4));
     let now = std::time::Instant::now();
@@ -283,7 +284,7 @@ fn a_paced_lane_starts_nothing_without_a_slot() {
 fn an_endpoint_that_answers_waits_no_longer_with_the_silent_ones() {
     let lanes = Lanes::new(LIMITS);
     let healthy = EndpointId::new();
-    lanes.push((0..6).map(|_| job(healthy, 0)).collect(), |_| cap(0));
+    lanes.push((0..6).map(|_| job(healthy, 0)).collect(), |_| Some(cap(0)));
     assert_eq!(
         lanes.next().map(|job| job.endpoint),
         Some(healthy),
@@ -291,13 +292,13 @@ fn an_endpoint_that_answers_waits_no_longer_with_the_silent_ones() {
     );
     // Two that never answer take the other silent slots while it waits in their ring.
     let silent = [EndpointId::new(), EndpointId::new()];
-    lanes.push(silent.iter().map(|endpoint| job(*endpoint, 0)).collect(), |_| cap(0));
+    lanes.push(silent.iter().map(|endpoint| job(*endpoint, 0)).collect(), |_| Some(cap(0)));
     for _ in silent {
         assert_ne!(lanes.next().map(|job| job.endpoint), Some(healthy), "the untried go first");
     }
     assert!(lanes.next().is_none(), "all silent slots are taken");
     lanes.finish(healthy, Some(&outcome(None)));
-    lanes.push(vec![job(EndpointId::new(), 0)], |_| cap(0));
+    lanes.push(vec![job(EndpointId::new(), 0)], |_| Some(cap(0)));
     assert!(lanes.next().is_some(), "the slot that it gave back goes to the next untried one");
     assert_eq!(lanes.next().map(|job| job.endpoint), Some(healthy), "it has its own half now");
 }
@@ -325,7 +326,7 @@ fn rounds(lanes: &Lanes, endpoint: EndpointId, ends: &[Option<ErrorClass>]) -> V
 /// The lanes of a server that is not configured, with more work of one endpoint than any test here sends.
 fn usual(fixed: u16) -> (Arc<Lanes>, EndpointId) {
     let (lanes, endpoint) = (Lanes::new(LaneLimits::default()), EndpointId::new());
-    lanes.push((0..3000).map(|_| job(endpoint, 0)).collect(), |_| cap(fixed));
+    lanes.push((0..3000).map(|_| job(endpoint, 0)).collect(), |_| Some(cap(fixed)));
     (lanes, endpoint)
 }
 
@@ -366,9 +367,9 @@ fn only_timeouts_resets_and_refusals_halve_the_cap() {
 #[test]
 fn the_cap_does_not_grow_where_no_work_waits() {
     let (lanes, endpoint) = (Lanes::new(LaneLimits::default()), EndpointId::new());
-    lanes.push((0..16).map(|_| job(endpoint, 0)).collect(), |_| cap(0));
+    lanes.push((0..16).map(|_| job(endpoint, 0)).collect(), |_| Some(cap(0)));
     assert_eq!(rounds(&lanes, endpoint, &[None]), [16, 0]);
-    lanes.push((0..100).map(|_| job(endpoint, 0)).collect(), |_| cap(0));
+    lanes.push((0..100).map(|_| job(endpoint, 0)).collect(), |_| Some(cap(0)));
     assert_eq!(rounds(&lanes, endpoint, &[]), [16]);
 }
 
@@ -380,7 +381,7 @@ fn an_endpoint_leaves_three_quarters_of_the_slots_to_others() {
         let grown = rounds(&lanes, busy, &[None; 4]);
         assert_eq!(grown.last(), Some(&(LaneLimits::default().slots / 4)), "fixed at {fixed}");
         let others = proven(&lanes, 48);
-        lanes.push(others.iter().flat_map(|id| (0..16).map(|_| job(*id, 0))).collect(), |_| cap(0));
+        lanes.push(others.iter().flat_map(|id| (0..16).map(|_| job(*id, 0))).collect(), |_| Some(cap(0)));
         let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.endpoint).collect();
         assert_eq!(started.len(), 768, "fixed at {fixed}");
         assert!(!started.contains(&busy), "fixed at {fixed}");
@@ -391,7 +392,7 @@ fn an_endpoint_leaves_three_quarters_of_the_slots_to_others() {
 fn lanes_that_had_no_work_are_forgotten_where_there_are_too_many() {
     let lanes = Lanes::new(LIMITS);
     let attempt = |endpoint, class| {
-        lanes.push(vec![job(endpoint, 0)], |_| cap(0));
+        lanes.push(vec![job(endpoint, 0)], |_| Some(cap(0)));
         assert!(lanes.next().is_some());
         lanes.finish(endpoint, Some(&outcome(class)));
     };
@@ -409,4 +410,19 @@ fn lanes_that_had_no_work_are_forgotten_where_there_are_too_many() {
     lanes.sweep();
     assert_eq!(known(), REMEMBERED);
     assert_eq!((standing(dead), standing(busy)), (Some(Standing::Silent), Some(Standing::Answers)));
+}
+
+#[test]
+fn a_lane_whose_rule_cannot_be_read_keeps_what_it_had_or_takes_one_at_a_time() {
+    let lanes = Lanes::new(LaneLimits { slots: 20, cap_start: 4, ..LIMITS });
+    let (known, new) = (EndpointId::new(), EndpointId::new());
+    lanes.push(vec![job(known, 0)], |_| Some(cap(2)));
+    for endpoint in [known, new] {
+        lanes.push((0..3).map(|_| job(endpoint, 0)).collect(), |_| None);
+    }
+    let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|job| job.endpoint).collect();
+    let count = |endpoint| started.iter().filter(|one| **one == endpoint).count();
+    assert_eq!((count(known), count(new)), (2, 1));
+    lanes.push(vec![job(new, 0)], |_| Some(cap(0)));
+    assert_eq!(std::iter::from_fn(|| lanes.next()).count(), 3, "its cap is the usual one again");
 }

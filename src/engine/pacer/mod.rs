@@ -209,13 +209,9 @@ impl Pacing {
     async fn guests(&mut self, due: &[(ProjectId, EndpointId)]) -> Vec<Guest> {
         let mut guests = Vec::new();
         for (project, id) in due.iter().copied() {
-            let routes = match self.shared.routing.known(project).await {
-                Ok(routes) => routes,
-                Err(error) => {
-                    tracing::warn!(error = chain(&error), "routes could not be read");
-                    self.looks.put(project, id, Instant::now() + ROUND);
-                    continue;
-                }
+            let Ok(routes) = self.shared.routing.soon(project, 0).await else {
+                self.looks.put(project, id, Instant::now() + ROUND);
+                continue;
             };
             let route = routes.as_ref().and_then(|routes| routes.endpoint(id));
             let sends = route.filter(|route| route.status == EndpointStatus::Active);
