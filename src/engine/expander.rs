@@ -81,13 +81,17 @@ impl Expander {
                         return false;
                     }
                     // It concerns this one alone.
-                    let now = Instant::now();
-                    self.resting.retain(|_, until| *until > now);
-                    self.resting.insert(event, now + REST);
+                    self.rest(event);
                 }
             }
         }
         false
+    }
+
+    fn rest(&mut self, event: EventId) {
+        let now = Instant::now();
+        self.resting.retain(|_, until| *until > now);
+        self.resting.insert(event, now + REST);
     }
 
     /// One step of the expansion after `after`.
@@ -113,7 +117,7 @@ impl Expander {
                 Ok(routes) => routes,
                 Err(Unread) => {
                     tx.rollback().await?;
-                    self.resting.insert(event, Instant::now() + REST);
+                    self.rest(event);
                     return Ok(Stepped::Over);
                 }
             },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::Permit;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::publish_rates::PublishRates;
@@ -56,17 +56,19 @@ impl IngestHandle {
             self.room_now(size(&event))
         };
         let room = room.await;
-        self.hand_over(event, room).await
+        self.hand_over(event, room, None).await
     }
 
-    /// The same, but waits for a place: for callers that read no further meanwhile.
-    pub async fn submit_in_turn(&self, event: Event) -> Result<Receipt> {
+    /// The same, but waits for a place: for callers that read no further meanwhile. Events are handed over in the order in
+    /// which they ask for `order`, which is given back before the answer is awaited.
+    pub async fn submit_in_turn(&self, event: Event, order: &Mutex<()>) -> Result<Receipt> {
+        let turn = order.lock().await;
         let room = async {
             self.admit(event.message.project).await?;
             self.room(size(&event)).await
         };
         let room = room.await;
-        self.hand_over(event, room).await
+        self.hand_over(event, room, Some(turn)).await
     }
 
     /// Waits until an event might be taken: for callers that hold what they read until it is.
@@ -75,12 +77,18 @@ impl IngestHandle {
         let _room = self.bytes.acquire().await;
     }
 
-    async fn hand_over(&self, event: Event, room: Result<Room<'_>>) -> Result<Receipt> {
+    async fn hand_over(
+        &self,
+        event: Event,
+        room: Result<Room<'_>>,
+        turn: Option<MutexGuard<'_, ()>>,
+    ) -> Result<Receipt> {
         let started = Instant::now();
         let handing_over = async {
             let (place, bytes) = room?;
             let (reply, answer) = oneshot::channel();
             place.send(Publish { event, reply, _bytes: bytes });
+            drop(turn);
             answer.await.unwrap_or_else(|_| Err(stopping()))
         };
         let result = handing_over.await;

@@ -115,8 +115,8 @@ pub struct Wake {
 impl Wake {
     /// To be awaited after a change of endpoints or subscriptions was committed and before it is acknowledged:
     /// no attempt of this process starts by the old settings after it.
-    pub async fn routes_changed(&self, project: ProjectId, version: i64) -> Result<()> {
-        Ok(self.routing.renew(project, version).await?)
+    pub async fn routes_changed(&self, project: ProjectId, version: i64) {
+        self.routing.renew(project, version).await;
     }
 
     /// The same after a change of many: whoever needs the project's routes next reads them, so that changes one after
@@ -241,7 +241,8 @@ impl Shared {
             let routes = confirmed.get(&job.message.project);
             let route = routes.and_then(|routes| routes.endpoint(job.endpoint));
             let rule = routes.map(|_| route.map(|route| LaneRule::of(route)).unwrap_or_default());
-            if rule.is_some_and(|rule| rule.late.is_some()) {
+            // Where it cannot be told, the pacer finds out.
+            if rule.is_none_or(|rule| rule.late.is_some()) {
                 paced.push((job.message.project, job.endpoint));
             }
             rule

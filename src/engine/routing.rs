@@ -19,13 +19,20 @@ use crate::domain::url_rules::UrlRules;
 use crate::store::{Result, Store, StoreError};
 
 const LOAD_LONGEST: Duration = Duration::from_secs(10);
-/// Projects that are read at once: some of the store's own connections are left for others.
-const LOADS: usize = 3;
+/// Projects that are read at once, and those among them that may take long: some of the store's own connections are left for
+/// others, and some places for projects that are read in no time.
+const QUICK: usize = 2;
+const LONG: usize = 3;
+/// What takes longer takes long.
+const QUICK_LONGEST: Duration = Duration::from_millis(300);
+/// Before another reading after one that failed, and before another look where a newer version was heard of meanwhile.
+const REST: Duration = Duration::from_secs(1);
+const BETWEEN: Duration = Duration::from_millis(10);
 /// How long those wait for whom others wait, since a project's routes were first asked for: long enough for a hundred
 /// thousand endpoints. After that they are told at once that there is nothing yet.
 const SOON: Duration = Duration::from_secs(3);
-/// How long a caller waits who changed them.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long they wait for another reading after one that failed: most take no longer.
+const AGAIN: Duration = Duration::from_millis(300);
 
 /// What is known of a project: its routes, or only that there are newer ones than were known.
 #[derive(Clone)]
@@ -59,7 +66,8 @@ pub struct RoutingTable {
     known: ArcSwap<HashMap<ProjectId, Known>>,
     /// Projects whose routes are being read, or could not be.
     readings: Mutex<HashMap<ProjectId, Reading>>,
-    loads: Semaphore,
+    quick: Semaphore,
+    long: Semaphore,
     /// Endpoints whose sealed values do not open, since that is told once.
     unopened: Mutex<HashSet<EndpointId>>,
 }
@@ -82,10 +90,17 @@ type Read = Result<Option<Arc<ProjectRoutes>>, Unread>;
 struct Reading {
     /// Since when nobody could be given them.
     since: Instant,
+    began: Instant,
     done: watch::Receiver<Option<Read>>,
 }
 
 impl Reading {
+    /// How long it may keep those waiting for whom others wait.
+    fn patience(&self) -> Duration {
+        let soon = SOON.saturating_sub(self.since.elapsed());
+        soon.max(AGAIN.saturating_sub(self.began.elapsed()))
+    }
+
     /// Whether its task is still at it.
     fn goes_on(&self) -> bool {
         self.done.has_changed().is_ok() && self.done.borrow().is_none()
@@ -98,9 +113,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl RoutingTable {
     pub fn new(store: Store, rules: UrlRules) -> Arc<Self> {
-        let (known, loads) = (ArcSwap::default(), Semaphore::new(LOADS));
-        let (readings, unopened) = Default::default();
-        Arc::new(Self { store, rules, known, readings, loads, unopened })
+        let (quick, long) = (Semaphore::new(QUICK), Semaphore::new(LONG));
+        let (known, readings, unopened) = Default::default();
+        Arc::new(Self { store, rules, known, readings, quick, long, unopened })
     }
 
     /// What is known of a project now.
@@ -136,7 +151,7 @@ impl RoutingTable {
             return Ok(Some(routes));
         }
         let reading = self.read(project);
-        let patience = SOON.saturating_sub(reading.since.elapsed());
+        let patience = reading.patience();
         if patience.is_zero() {
             return Err(Unread);
         }
@@ -144,14 +159,11 @@ impl RoutingTable {
     }
 
     /// Sets older routes aside and reads the new ones. To be awaited after a change was committed and before it is
-    /// acknowledged: no attempt starts by the old settings after that, also where they cannot be read.
-    pub async fn renew(self: &Arc<Self>, project: ProjectId, version: i64) -> Result<(), Unread> {
+    /// acknowledged: no attempt starts by the old settings after that, also where the new ones cannot be read yet.
+    pub async fn renew(self: &Arc<Self>, project: ProjectId, version: i64) {
         self.outdate(project, version);
-        if self.at_least(project, version).is_some() {
-            return Ok(());
-        }
-        let reading = self.read(project);
-        self.wait(project, version, reading, PATIENCE).await.map(|_| ())
+        // What it comes to is for those who need them.
+        let _read = self.soon(project, version).await;
     }
 
     /// The same without waiting.
@@ -177,27 +189,35 @@ impl RoutingTable {
                     Ok(done) => done.clone().unwrap_or(Err(Unread))?,
                     Err(_) => return Err(Unread),
                 };
-                // It may have begun before the version was heard of.
-                if read.as_ref().is_none_or(|routes| routes.version >= version) {
-                    return Ok(read);
+                let Some(routes) = read else { return Ok(None) };
+                // What the table has by now may be newer. Whoever asked for no version goes by nothing older.
+                if let Some(routes) = self.at_least(project, version) {
+                    return Ok(Some(routes));
                 }
+                if version > 0 && routes.version >= version {
+                    return Ok(Some(routes));
+                }
+                // It had begun before a newer version was heard of.
                 reading = self.read(project);
             }
         };
         tokio::time::timeout(patience, waiting).await.unwrap_or(Err(Unread))
     }
 
-    /// Has a project's routes read, unless they are being read. What failed is read again by this, and who asked since it
-    /// first did is not kept waiting anew.
+    /// Has a project's routes read, unless they are being read or that failed a moment ago. What failed is read again by
+    /// this, and keeps nobody waiting for as long again.
     fn read(self: &Arc<Self>, project: ProjectId) -> Reading {
         let mut readings = lock(&self.readings);
         let earlier = readings.get(&project);
-        if let Some(reading) = earlier.filter(|reading| reading.goes_on()) {
+        if let Some(reading) = earlier.filter(|reading| reading.goes_on() || reading.began.elapsed() < REST) {
             return reading.clone();
         }
-        let since = earlier.map_or_else(Instant::now, |failed| failed.since);
+        let began = Instant::now();
+        // What failed long ago says nothing about today.
+        let recent = earlier.filter(|failed| failed.began.elapsed() < LOAD_LONGEST + SOON);
+        let since = recent.map_or(began, |failed| failed.since);
         let (tell, done) = watch::channel(None);
-        let reading = Reading { since, done };
+        let reading = Reading { since, began, done };
         readings.insert(project, reading.clone());
         let table = self.clone();
         tokio::spawn(async move {
@@ -216,17 +236,33 @@ impl RoutingTable {
 
     async fn load(&self, project: ProjectId) -> Result<Option<Arc<ProjectRoutes>>> {
         let stopping = |_| StoreError::Setup("no routes are read any more".to_owned());
-        let _place = self.loads.acquire().await.map_err(stopping)?;
+        let quick = self.quick.acquire().await.map_err(stopping)?;
+        let mut loading = std::pin::pin!(self.store.in_time(LOAD_LONGEST, self.load_newest(project)));
+        if let Ok(read) = tokio::time::timeout(QUICK_LONGEST, &mut loading).await {
+            return read;
+        }
+        // It makes room for those that are quick, if it may.
+        let _place = match self.long.try_acquire() {
+            Ok(long) => {
+                drop(quick);
+                long
+            }
+            Err(_) => quick,
+        };
+        loading.await
+    }
+
+    async fn load_newest(&self, project: ProjectId) -> Result<Option<Arc<ProjectRoutes>>> {
         loop {
             let earlier = self.known.load().get(&project).and_then(Known::newest_read);
-            let loading = self.store.load_routes(project, &self.rules, earlier.as_deref());
-            let fresh = self.store.in_time(LOAD_LONGEST, loading).await?.map(Arc::new);
+            let fresh = self.store.load_routes(project, &self.rules, earlier.as_deref()).await?.map(Arc::new);
             if self.keep(project, fresh.clone()) {
                 let mut told = lock(&self.unopened);
                 fresh.iter().for_each(|routes| tell_unopened(routes, &mut told));
                 return Ok(fresh);
             }
             // Read before a newer version was heard of.
+            tokio::time::sleep(BETWEEN).await;
         }
     }
 
@@ -239,7 +275,8 @@ impl RoutingTable {
             kept = fresh.as_ref().is_none_or(|fresh| fresh.version >= newest);
             match &fresh {
                 Some(fresh) if kept => known.insert(project, Known::Routes(fresh.clone())),
-                Some(_) => None,
+                // Only the difference is left to be read.
+                Some(fresh) => known.insert(project, Known::NewerThan(newest, Some(fresh.clone()))),
                 None => known.remove(&project),
             };
             known

@@ -199,6 +199,10 @@ async fn permitted(shared: &Shared, job: &ClaimedDelivery) -> Result<Arc<Endpoin
     let Ok(routes) = shared.routing.soon(job.message.project, 0).await else {
         return Err(Outcome::Released(job.postpone(Timestamp::now().plus(ROUTES_AGAIN))));
     };
+    // It may have waited for them.
+    if !shared.may_start(job.claim.lease) {
+        return Err(Outcome::Released(job.release(Hold::No)));
+    }
     let Some(route) = routes.as_ref().and_then(|routes| routes.endpoint(job.endpoint)) else {
         return Err(Outcome::Discarded(Box::new(discard(job, None))));
     };

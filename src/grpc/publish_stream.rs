@@ -4,11 +4,13 @@
 //! further, and neither is one with enough events under way, nor any while as many bytes wait to be written as may. What
 //! was handed to ingest is written either way.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, ready};
 use futures_util::stream::{FuturesOrdered, Stream, StreamExt, unfold};
 use prost::Message;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -38,6 +40,7 @@ pub fn acknowledge(
         caller,
         key_checked: Instant::now(),
         incoming: Some(incoming),
+        order: Arc::default(),
         under_way: FuturesOrdered::new(),
         bytes: 0,
         end: None,
@@ -53,6 +56,8 @@ struct Publishing {
     key_checked: Instant,
     /// None once no more is read.
     incoming: Option<Streaming<pb::StreamPublishEventsRequest>>,
+    /// In which events are handed over, whatever each has to wait for before.
+    order: Arc<Mutex<()>>,
     under_way: FuturesOrdered<BoxFuture<'static, Published>>,
     bytes: usize,
     /// What the stream ends with, after the acknowledgements; none where all is well.
@@ -110,11 +115,11 @@ impl Publishing {
         let Some(event) = request.event else {
             return self.refuse(number, Error::invalid("event", "is required"));
         };
-        let (services, caller) = (self.services.clone(), self.caller.clone());
+        let (services, caller, order) = (self.services.clone(), self.caller.clone(), self.order.clone());
         self.bytes += size;
         self.under_way.push_back(Box::pin(async move {
             let result = match publish::read(event) {
-                Ok((project, event)) => services.publish_in_turn(&caller, project, event).await,
+                Ok((project, event)) => services.publish_in_turn(&caller, project, event, &order).await,
                 Err(error) => Err(error),
             };
             Published { number, size, result }

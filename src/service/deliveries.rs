@@ -89,7 +89,7 @@ impl Services {
         let wake = self.wake.clone();
         self.commit(tx, async move {
             if let Some(version) = version {
-                wake.routes_changed(project, version).await?;
+                wake.routes_changed(project, version).await;
             }
             if probes {
                 wake.probe();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
 
 use super::{Services, found, headers};
 use crate::domain::clock::Timestamp;
@@ -40,15 +41,17 @@ impl Services {
         self.ingest.submit(event(project, request)?).await
     }
 
-    /// The same for a caller that has others under way: where too much waits already, it waits too.
+    /// The same for a caller that has others under way: where too much waits already, it waits too. They keep the order in
+    /// which they ask for `order`.
     pub async fn publish_in_turn(
         &self,
         principal: &Principal,
         project: Option<ProjectId>,
         request: PublishRequest,
+        order: &Mutex<()>,
     ) -> Result<Receipt> {
         let project = principal.project_for(project, Scope::EventsPublish)?;
-        self.ingest.submit_in_turn(event(project, request)?).await
+        self.ingest.submit_in_turn(event(project, request)?, order).await
     }
 
     /// Waits until an event might be taken.

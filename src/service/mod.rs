@@ -130,7 +130,11 @@ impl Services {
     /// so that no attempt of this process starts by older ones once the change is acknowledged.
     async fn commit_routes(&self, tx: Tx, project: ProjectId, version: i64) -> Result<()> {
         let wake = self.wake.clone();
-        self.commit(tx, async move { wake.routes_changed(project, version).await }).await
+        self.commit(tx, async move {
+            wake.routes_changed(project, version).await;
+            Ok(())
+        })
+        .await
     }
 
     /// Reads `page_size` and `page_token`.

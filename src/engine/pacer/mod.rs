@@ -209,7 +209,9 @@ impl Pacing {
     async fn guests(&mut self, due: &[(ProjectId, EndpointId)]) -> Vec<Guest> {
         let mut guests = Vec::new();
         for (project, id) in due.iter().copied() {
-            let Ok(routes) = self.shared.routing.soon(project, 0).await else {
+            // Others' slots are not to wait for one project's routes.
+            let reading = tokio::time::timeout(LATER, self.shared.routing.soon(project, 0));
+            let Ok(Ok(routes)) = reading.await else {
                 self.looks.put(project, id, Instant::now() + ROUND);
                 continue;
             };
