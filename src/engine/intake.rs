@@ -158,7 +158,7 @@ impl IngestHandle {
     /// Counts an event against its project's limit; what is over it takes no place from others.
     async fn admit(&self, project: ProjectId) -> Result<()> {
         // That there is no such project is told by the turn.
-        let Some(routes) = self.routing.soon(project, 0).await? else { return Ok(()) };
+        let Some(routes) = self.routing.patiently(project).await? else { return Ok(()) };
         match routes.publishes_per_second {
             Some(limit) => self.rates.take(project, limit, std::time::Instant::now()),
             None => {

@@ -95,10 +95,10 @@ struct Reading {
 }
 
 impl Reading {
-    /// How long it may keep those waiting for whom others wait.
-    fn patience(&self) -> Duration {
-        let soon = SOON.saturating_sub(self.since.elapsed());
-        soon.max(AGAIN.saturating_sub(self.began.elapsed()))
+    /// How much longer it may keep those waiting who would wait so long from when it was first asked for.
+    fn patience(&self, longest: Duration) -> Duration {
+        let first = longest.saturating_sub(self.since.elapsed());
+        first.max(AGAIN.saturating_sub(self.began.elapsed()))
     }
 
     /// Whether its task is still at it.
@@ -147,11 +147,20 @@ impl RoutingTable {
     /// A project's routes at this version or a later one, for those for whom others wait; none where the project is gone.
     /// What takes long goes on without them.
     pub async fn soon(self: &Arc<Self>, project: ProjectId, version: i64) -> Read {
+        self.within(SOON, project, version).await
+    }
+
+    /// A project's routes, for those for whom nobody else waits.
+    pub async fn patiently(self: &Arc<Self>, project: ProjectId) -> Read {
+        self.within(LOAD_LONGEST, project, 0).await
+    }
+
+    async fn within(self: &Arc<Self>, longest: Duration, project: ProjectId, version: i64) -> Read {
         if let Some(routes) = self.at_least(project, version) {
             return Ok(Some(routes));
         }
         let reading = self.read(project);
-        let patience = reading.patience();
+        let patience = reading.patience(longest);
         if patience.is_zero() {
             return Err(Unread);
         }

@@ -55,7 +55,7 @@ async fn other_projects_are_served_while_the_routes_of_some_are_read() {
             }
             let reply = publish(&client, other.clone(), b"{}", "").await.expect("published");
             receiver.wait_for_events([&reply.event_id]).await;
-            let refused = tokio::time::timeout(Duration::from_secs(8), asked.join_all()).await;
+            let refused = tokio::time::timeout(Duration::from_secs(15), asked.join_all()).await;
             for refused in refused.expect("they are not kept waiting") {
                 assert_eq!(refused.expect_err("no routes").code(), Code::Unavailable);
             }
