@@ -19,8 +19,8 @@ const PAYLOAD: usize = 512;
 /// The owner of the endpoints that are measured.
 pub const OWNER: &str = "bench";
 
-/// A project, and a client with a key for everything in it.
-pub async fn project(server: &Server) -> anyhow::Result<Client> {
+/// A project: a client with a key for everything in it, and the key.
+pub async fn project(server: &Server) -> anyhow::Result<(Client, Key)> {
     let operator =
         Client::connect(format!("http://{}", server.address()), Key::new(server.operator_key())).await?;
     let project = pb::Project { name: "bench".to_owned(), ..pb::Project::default() };
@@ -35,15 +35,25 @@ pub async fn project(server: &Server) -> anyhow::Result<Client> {
     };
     let reply =
         operator.projects().create_api_key(pb::CreateApiKeyRequest { api_key: Some(api_key) }).await?;
-    Ok(operator.with_key(&Key::new(reply.into_inner().secret))?)
+    let key = Key::new(reply.into_inner().secret);
+    Ok((operator.with_key(&key)?, key))
 }
 
 /// An endpoint at this URL; returns its secret.
 pub async fn endpoint(client: &Client, url: String, owner: &str) -> anyhow::Result<String> {
+    Ok(created(client, url, owner).await?.secret)
+}
+
+/// The same, with all that the reply says.
+pub async fn created(
+    client: &Client,
+    url: String,
+    owner: &str,
+) -> anyhow::Result<pb::CreateEndpointResponse> {
     let endpoint = pb::Endpoint { url, owner_id: owner.to_owned(), ..pb::Endpoint::default() };
     let request =
         pb::CreateEndpointRequest { endpoint: Some(endpoint), ..pb::CreateEndpointRequest::default() };
-    Ok(client.endpoints().create_endpoint(request).await?.into_inner().secret)
+    Ok(client.endpoints().create_endpoint(request).await?.into_inner())
 }
 
 /// So many endpoints of the measured owner at the receiver, which then verifies their signatures.
@@ -76,18 +86,20 @@ fn event(owner: &str, sent_us: u64) -> pb::PublishEventRequest {
 
 /// Publishes one event to all endpoints of an owner.
 pub async fn publish(client: &Client, owner: &str) -> anyhow::Result<()> {
-    publish_due(client, owner, Instant::now()).await
+    publish_due(client, owner, Instant::now()).await?;
+    Ok(())
 }
 
 /// Timers are no finer; so much of being late is no one's fault.
 const TIMER: Duration = Duration::from_millis(1);
 
-/// The same for one that was to be sent at this time: what made it late counts too.
-pub async fn publish_due(client: &Client, owner: &str, due: Instant) -> anyhow::Result<()> {
-    let late = u64::try_from(due.elapsed().saturating_sub(TIMER).as_micros()).unwrap_or_default();
-    let sent_us = receiver::now_us().saturating_sub(late);
-    client.events().publish_event(event(owner, sent_us)).await?;
-    Ok(())
+/// The same for one that was to be sent at this time: what made it late counts too. Returns its id, and since when it counts.
+pub async fn publish_due(client: &Client, owner: &str, due: Instant) -> anyhow::Result<(String, Instant)> {
+    let late = due.elapsed().saturating_sub(TIMER);
+    let began = Instant::now() - late;
+    let sent_us = receiver::now_us().saturating_sub(u64::try_from(late.as_micros()).unwrap_or_default());
+    let reply = client.events().publish_event(event(owner, sent_us)).await?.into_inner();
+    Ok((reply.event_id, began))
 }
 
 /// A publisher's stream: one event after the other, each acknowledged before the next.
@@ -152,17 +164,29 @@ pub async fn publish_by(
     Ok(())
 }
 
-/// Open loop: each event is sent at its time, however long the ones before take.
-pub async fn publish_at(client: &Client, owner: &str, rate: u32, seconds: u32) -> anyhow::Result<()> {
+/// An event of the open loop: its id, since when it counts, and how long its answer took.
+pub type Sent = (String, Instant, Duration);
+
+/// Open loop: each event is sent at its time, however long the ones before take. Each goes to the next of these owners.
+pub async fn publish_at(
+    client: &Client,
+    owners: &[String],
+    rate: u32,
+    seconds: u32,
+) -> anyhow::Result<Vec<Sent>> {
     let mut tick = tokio::time::interval(Duration::from_secs(1) / rate);
     let mut tasks = JoinSet::new();
-    for _ in 0..rate * seconds {
+    for owner in owners.iter().cycle().take((rate * seconds) as usize) {
         let due = tick.tick().await;
-        let (client, owner) = (client.clone(), owner.to_owned());
-        tasks.spawn(async move { publish_due(&client, &owner, due).await });
+        let (client, owner) = (client.clone(), owner.clone());
+        tasks.spawn(async move {
+            let (event, began) = publish_due(&client, &owner, due).await?;
+            anyhow::Ok((event, began, began.elapsed()))
+        });
     }
+    let mut sent = Vec::with_capacity(tasks.len());
     while let Some(ended) = tasks.join_next().await {
-        ended??;
+        sent.push(ended??);
     }
-    Ok(())
+    Ok(sent)
 }

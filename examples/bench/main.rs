@@ -9,6 +9,7 @@ mod neighbour;
 mod receiver;
 mod rows;
 mod server;
+mod told;
 mod watchers;
 
 use std::time::Duration;
@@ -47,7 +48,7 @@ enum Row {
     Throughput(Throughput),
     /// At a steady rate
     Latency(Latency),
-    /// At a steady rate to many endpoints, beside a dead one
+    /// At a steady rate to many endpoints, alone and beside something bad
     Neighbour(Neighbour),
     /// At rest, and with work pending
     Memory(Memory),
@@ -79,9 +80,9 @@ async fn run(arguments: Arguments, receivers: &tokio::runtime::Handle) -> anyhow
     } else {
         let server = started.server;
         let receiver = Receiver::start(receivers, Duration::from_millis(arguments.delay)).await?;
-        let client = load::project(&server).await?;
+        let (client, key) = load::project(&server).await?;
         let watching = rows::watch(&client).await?;
-        let bench = Bench { server, receiver, client };
+        let bench = Bench { server, receiver, client, key };
         let text = match &arguments.row {
             Row::Throughput(row) => row.run(&bench).await?,
             Row::Latency(row) => row.run(&bench).await?,

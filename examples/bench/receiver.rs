@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -95,6 +95,13 @@ impl Receiver {
     /// Answers after so many milliseconds; not measured.
     pub fn slow_url(&self, millis: u64) -> String {
         format!("http://{}/slow/{millis}", self.address)
+    }
+
+    /// Nobody listens there, and nobody else can while the socket lives.
+    pub fn unreachable() -> anyhow::Result<(String, TcpSocket)> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind("127.0.0.1:0".parse()?)?;
+        Ok((format!("http://{}/", socket.local_addr()?), socket))
     }
 
     pub fn expect(&self, endpoint: u32, secret: &str) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use hawser_client::{Client, pb};
+use hawser_client::{Client, Key, pb};
 
 use crate::cpu::Cpu;
 use crate::load::{self, OWNER, Way};
@@ -14,6 +14,7 @@ pub struct Bench {
     pub server: Server,
     pub receiver: Receiver,
     pub client: Client,
+    pub key: Key,
 }
 
 /// What the throughput row puts on.
@@ -42,7 +43,7 @@ pub struct Throughput {
 impl Throughput {
     /// Events acknowledged and deliveries made in a second, and what each cost.
     pub async fn run(&self, bench: &Bench) -> anyhow::Result<String> {
-        let Bench { server, receiver, client } = bench;
+        let Bench { server, receiver, client, .. } = bench;
         load::endpoints(client, receiver, self.endpoints).await?;
         for number in 0..self.others {
             load::endpoint(client, receiver.url(1_000_000 + number), "others").await?;
@@ -102,13 +103,13 @@ pub struct Latency {
 impl Latency {
     /// From the call of a publish to the arrival of its request at the receiver.
     pub async fn run(&self, bench: &Bench) -> anyhow::Result<String> {
-        let Bench { server, receiver, client } = bench;
+        let Bench { server, receiver, client, .. } = bench;
         load::endpoints(client, receiver, 1).await?;
         load::publish_all(client, OWNER, 500, 4).await?;
         receiver.wait_for(500).await?;
         receiver.reset();
         let before = Cpu::now(server)?;
-        load::publish_at(client, OWNER, self.rate, self.seconds).await?;
+        load::publish_at(client, &[OWNER.to_owned()], self.rate, self.seconds).await?;
         let events = u64::from(self.rate) * u64::from(self.seconds);
         receiver.wait_for(events).await?;
         let cpu = Cpu::now(server)?.since(&before);
@@ -135,7 +136,7 @@ impl Memory {
     /// Resident memory at rest, and with work pending for endpoints that do not answer.
     pub async fn run(&self, bench: &Bench) -> anyhow::Result<String> {
         const ENDPOINTS: u32 = 10;
-        let Bench { server, receiver, client } = bench;
+        let Bench { server, receiver, client, .. } = bench;
         let idle = server.memory_mib()?;
         for number in 0..ENDPOINTS {
             load::endpoint(client, receiver.silent_url(number), OWNER).await?;
@@ -151,7 +152,7 @@ pub async fn start(started: StartedServer) -> anyhow::Result<String> {
     let empty = started.took;
     let mut server = started.server;
     let receiver = Receiver::start(&tokio::runtime::Handle::current(), std::time::Duration::ZERO).await?;
-    let client = load::project(&server).await?;
+    let (client, _) = load::project(&server).await?;
     load::endpoints(&client, &receiver, 1).await?;
     load::publish_all(&client, OWNER, 10_000, 32).await?;
     receiver.wait_for(10_000).await?;
@@ -166,7 +167,7 @@ pub async fn start(started: StartedServer) -> anyhow::Result<String> {
         anyhow::Ok(restarted.elapsed())
     };
     let new_work = async {
-        let client = load::project(&server).await?;
+        let (client, _) = load::project(&server).await?;
         let secret = load::endpoint(&client, receiver.url(1), "new").await?;
         receiver.expect(1, &secret)?;
         load::publish(&client, "new").await?;

@@ -1,16 +1,15 @@
 //! Many Watch streams of which few have something to see: what an idle one takes, and how soon an event is told.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
-use hawser_client::pb::watch_response::Change;
 use hawser_client::{Client, Key, pb};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::receiver::Receiver;
 use crate::server::Server;
+use crate::told::{self, Told};
 
 /// What the row puts on.
 #[derive(clap::Args)]
@@ -34,12 +33,6 @@ const PER_PROJECT: usize = 1000;
 /// Owners of a project that have an endpoint: what a stream watches is its owner, and most see nothing.
 const BUSY_OWNERS: usize = 20;
 
-type Times = Arc<Mutex<HashMap<String, Instant>>>;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Watchers {
     /// Memory of a stream that has nothing to see, and how soon those see an event that have.
     pub async fn run(&self, server: &Server, receiver: &Receiver) -> anyhow::Result<String> {
@@ -49,7 +42,7 @@ impl Watchers {
         for _ in 0..self.streams.div_ceil(PER_PROJECT) {
             projects.push(project(&operator, &receiver.url(0)).await?);
         }
-        let (told, seen): (Times, Times) = (Arc::default(), Arc::default());
+        let told = Told::new();
         let (mut readers, mut opening) = (JoinSet::new(), None);
         let before = server.memory_kib()?;
         for number in 0..self.streams {
@@ -59,30 +52,17 @@ impl Watchers {
             let (key, owner) = (&projects[number / PER_PROJECT].0, number % PER_PROJECT);
             let client = opening.as_ref().context("a connection")?.with_key(&Key::new(key.clone()))?;
             let request = pb::WatchRequest { owner_id: format!("owner-{owner}"), ..Default::default() };
-            let mut stream = client.watches().watch(request).await?.into_inner();
-            stream.message().await?.context("a bookmark")?;
-            let told = told.clone();
-            readers.spawn(async move {
-                while let Ok(Some(message)) = stream.message().await {
-                    if let Some(Change::DeliveryChange(change)) = message.change
-                        && change.r#type() == pb::DeliveryChangeType::Created
-                    {
-                        let event = change.delivery.unwrap_or_default().event_id;
-                        lock(&told).insert(event, Instant::now());
-                    }
-                }
-            });
+            readers.spawn(told.follow(&client, request).await?);
         }
         let taken = server.memory_kib()?.saturating_sub(before);
 
         let mut publishing = JoinSet::new();
         let mut pace = tokio::time::interval(Duration::from_secs(1) / self.rate);
-        let replies = Arc::new(Mutex::new(Vec::with_capacity(self.events)));
         for number in 0..self.events {
             pace.tick().await;
             let (_, client, endpoints) = &projects[number % projects.len()];
             let endpoint = endpoints[number / projects.len() % endpoints.len()].clone();
-            let (client, seen, replies) = (client.clone(), seen.clone(), replies.clone());
+            let client = client.clone();
             publishing.spawn(async move {
                 let request = pb::PublishEventRequest {
                     event_type: "bench.event".to_owned(),
@@ -92,28 +72,17 @@ impl Watchers {
                 };
                 let began = Instant::now();
                 let reply = client.events().publish_event(request).await?.into_inner();
-                lock(&replies).push(began.elapsed());
-                lock(&seen).insert(reply.event_id, began);
-                Ok::<_, tonic::Status>(())
+                Ok::<_, tonic::Status>((reply.event_id, began, began.elapsed()))
             });
         }
+        let (mut sent, mut replies) = (Vec::new(), Vec::new());
         while let Some(done) = publishing.join_next().await {
-            done??;
+            let (event, began, took) = done??;
+            sent.push((event, began));
+            replies.push(took);
         }
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while lock(&told).len() < self.events && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let (told, began) = (lock(&told), lock(&seen));
-        let mut delays: Vec<Duration> =
-            began.iter().filter_map(|(event, began)| Some(told.get(event)?.duration_since(*began))).collect();
-        let mut replies = lock(&replies).clone();
-        delays.sort_unstable();
         replies.sort_unstable();
-        let at = |sorted: &[Duration], part: f64| {
-            let index = ((sorted.len() as f64 * part) as usize).min(sorted.len().saturating_sub(1));
-            sorted.get(index).map_or(f64::NAN, |delay| delay.as_secs_f64() * 1e3)
-        };
+        let delays = told.delays(&sent).await;
         Ok(format!(
             "{} Watch streams, {} a connection | {:.1} KiB a stream | at {}/s event to watcher p50 {:.1} ms, p99 {:.1} ms \
              ({} of {} told) | publish p50 {:.1} ms, p99 {:.1} ms",
@@ -121,12 +90,12 @@ impl Watchers {
             self.per_connection,
             taken as f64 / self.streams as f64,
             self.rate,
-            at(&delays, 0.5),
-            at(&delays, 0.99),
+            told::at(&delays, 0.5),
+            told::at(&delays, 0.99),
             delays.len(),
             self.events,
-            at(&replies, 0.5),
-            at(&replies, 0.99),
+            told::at(&replies, 0.5),
+            told::at(&replies, 0.99),
         ))
     }
 }
