@@ -113,7 +113,7 @@ impl Expander {
         let project = step.event.project;
         let lease = shared.keeper.lease();
         let routes = match tx.footing(lease, &[project]).await?.versions.get(&project) {
-            Some(version) => match shared.routing.soon(project, *version).await {
+            Some(version) => match shared.routing.at_once(project, *version).await {
                 Ok(routes) => routes,
                 Err(Unread) => {
                     tx.rollback().await?;

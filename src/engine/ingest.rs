@@ -42,6 +42,8 @@ pub enum Verdict {
     },
     /// The turn was full before it: its turn is the next.
     Later,
+    /// Its project's routes at this version take longer to read than the turn may wait.
+    Unread(i64),
 }
 
 /// What a turn means to do with one event.
@@ -57,6 +59,8 @@ enum Plan {
         of: usize,
     },
     Later,
+    /// Have it wait for routes of this version, unless its key was used.
+    Unread(i64),
 }
 
 /// Writes a turn's events into its transaction.
@@ -82,12 +86,14 @@ pub async fn write(
         let event = &publishes[index].event;
         let first_use = |index: usize| first_uses.get(&index).zip(event.idempotency.as_ref());
         verdicts.push(match (plan, first_use(index)) {
-            (Plan::Refuse(error), _) => {
-                let key = event.idempotency.as_ref();
-                let earlier =
-                    key.and_then(|key| Some((earlier.get(&(event.message.project, key.key.clone()))?, key)));
-                Verdict::Answer(earlier.map_or(Err(error), |(first, key)| repeat(first, key)))
-            }
+            (Plan::Refuse(error), _) => match earlier_use(&earlier, event) {
+                Some((first, key)) => Verdict::Answer(repeat(first, key)),
+                None => Verdict::Answer(Err(error)),
+            },
+            (Plan::Unread(version), _) => match earlier_use(&earlier, event) {
+                Some((first, key)) => Verdict::Answer(repeat(first, key)),
+                None => Verdict::Unread(version),
+            },
             (Plan::Later, _) => Verdict::Later,
             (Plan::Repeat { of }, _) => match first_use(of) {
                 Some((first, key)) => Verdict::Answer(repeat(first, key)),
@@ -138,15 +144,15 @@ async fn footing(tx: &Tx, lease: LeaseId, publishes: &[Publish]) -> Result<Footi
     tx.footing(lease, &projects).await
 }
 
-/// A turn's projects, each with its routes unless they cannot be read now.
-type TurnRoutes = HashMap<ProjectId, Result<Arc<ProjectRoutes>, Unread>>;
+/// A turn's projects, each with its routes, or with the version of those that cannot be had at once.
+type TurnRoutes = HashMap<ProjectId, Result<Arc<ProjectRoutes>, i64>>;
 
 /// The routes of all projects in the turn, at the versions that its transaction read: whatever was acknowledged
 /// before these events were published is seen. Those that are long to read concern their own project's events alone.
 async fn current_routes(shared: &Shared, footing: Footing) -> TurnRoutes {
     let reading = footing.versions.into_iter().map(async |(project, version)| {
-        let read = shared.routing.soon(project, version).await;
-        Some((project, read.transpose()?))
+        let read = shared.routing.at_once(project, version).await;
+        Some((project, read.map_err(|Unread| version).transpose()?))
     });
     // At once, so that their waits do not add up: the transaction is open.
     join_all(reading).await.into_iter().flatten().collect()
@@ -155,7 +161,7 @@ async fn current_routes(shared: &Shared, footing: Footing) -> TurnRoutes {
 /// A plan for each event. When one does not fit any more, all after it wait too, so that none is overtaken.
 fn plan_turn(publishes: &[Publish], routes: &TurnRoutes, shared: &Shared) -> Vec<Plan> {
     let mut plans = Vec::with_capacity(publishes.len());
-    let mut keys = HashMap::new();
+    let (mut keys, mut open) = (HashMap::new(), HashMap::new());
     let (mut deliveries, mut is_full) = (0, false);
     for (index, publish) in publishes.iter().enumerate() {
         if is_full {
@@ -163,6 +169,10 @@ fn plan_turn(publishes: &[Publish], routes: &TurnRoutes, shared: &Shared) -> Vec
             continue;
         }
         let event = &publish.event;
+        if let Some(Err(version)) = routes.get(&event.message.project) {
+            plans.push(Plan::Unread(*version));
+            continue;
+        }
         let (routes, targets) = match resolve(event, routes, shared) {
             Ok(resolved) => resolved,
             Err(error) => {
@@ -180,6 +190,13 @@ fn plan_turn(publishes: &[Publish], routes: &TurnRoutes, shared: &Shared) -> Vec
             plans.push(Plan::Later);
             continue;
         }
+        let pending: &mut usize = open.entry(event.message.project).or_default();
+        let more = targets.iter().filter(|route| opens(route, routes.paused_policy)).count();
+        if let Err(error) = shared.pending.check(event.message.project, *pending, more) {
+            plans.push(Plan::Refuse(error));
+            continue;
+        }
+        *pending += more;
         deliveries += targets.len();
         keys.extend(key.map(|key| (key, index)));
         plans.push(Plan::Write { routes, targets });
@@ -192,8 +209,7 @@ type Resolved = (Arc<ProjectRoutes>, Vec<Arc<EndpointRoute>>);
 fn resolve(event: &Event, routes: &TurnRoutes, shared: &Shared) -> Result<Resolved> {
     let fan_out = shared.fan_out;
     let project = event.message.project;
-    let routes = routes.get(&project).ok_or_else(|| Error::not_found("project", project))?;
-    let routes = routes.as_ref().map_err(|unread| Error::from(*unread))?;
+    let Some(Ok(routes)) = routes.get(&project) else { return Err(Error::not_found("project", project)) };
     let targets = routes.resolve(&event.target, &event.message.event_type)?;
     if let (Target::Endpoint(_), Some(route)) = (&event.target, targets.first())
         && route.content_type == ContentType::Form
@@ -205,7 +221,6 @@ fn resolve(event: &Event, routes: &TurnRoutes, shared: &Shared) -> Result<Resolv
             format!("the event would reach {} endpoints; at most {} are allowed", targets.len(), fan_out.max);
         return Err(Error::new(ErrorKind::ResourceExhausted, "FAN_OUT_TOO_LARGE", message));
     }
-    shared.pending.check(project, targets.len())?;
     Ok((routes.clone(), targets))
 }
 
@@ -230,19 +245,28 @@ async fn claim_keys(
     Ok(indexes.into_iter().zip(tx.claim_keys(&claims).await?).collect())
 }
 
-/// Who used the idempotency keys of refused events: one that was accepted before is answered so, though it would be
+/// Who used the idempotency keys of events that are not written: one that was accepted before is answered so, though it would be
 /// refused today.
 async fn earlier_uses(
     tx: &Tx,
     publishes: &[Publish],
     plans: &[Plan],
 ) -> Result<HashMap<(ProjectId, String), FirstUse>, StoreError> {
-    let refused = publishes.iter().zip(plans).filter(|(_, plan)| matches!(plan, Plan::Refuse(_)));
-    let keys = refused.filter_map(|(publish, _)| {
+    let unwritten =
+        publishes.iter().zip(plans).filter(|(_, plan)| matches!(plan, Plan::Refuse(_) | Plan::Unread(_)));
+    let keys = unwritten.filter_map(|(publish, _)| {
         let event = &publish.event;
         Some((event.message.project, event.idempotency.as_ref()?))
     });
     tx.first_uses(keys).await
+}
+
+fn earlier_use<'a>(
+    earlier: &'a HashMap<(ProjectId, String), FirstUse>,
+    event: &'a Event,
+) -> Option<(&'a FirstUse, &'a IdempotencyKey)> {
+    let key = event.idempotency.as_ref()?;
+    Some((earlier.get(&(event.message.project, key.key.clone()))?, key))
 }
 
 /// The answer to an event whose key another one used first.
@@ -281,17 +305,23 @@ fn deliver(
     (deliveries, jobs)
 }
 
+/// Whether a delivery to an endpoint of this state waits to be attempted, or ends at its birth.
+fn opens(route: &EndpointRoute, policy: PausedPolicy) -> bool {
+    match route.status {
+        EndpointStatus::Active => true,
+        EndpointStatus::Paused => policy == PausedPolicy::Hold,
+        EndpointStatus::Inactive | EndpointStatus::Pending => false,
+    }
+}
+
 /// A delivery as its endpoint's state lets it begin.
 pub fn new_delivery(shared: &Shared, route: &EndpointRoute, policy: PausedPolicy) -> NewDelivery {
-    let (status, hold) = match (route.status, policy) {
-        (EndpointStatus::Active, _) if shared.breakers.is_open(route.id) => {
-            (DeliveryStatus::Scheduled, Hold::Breaker)
-        }
-        (EndpointStatus::Active, _) if route.rate_limit.is_some() => (DeliveryStatus::Scheduled, Hold::Rate),
-        (EndpointStatus::Active, _) => (DeliveryStatus::Scheduled, Hold::No),
-        (EndpointStatus::Paused, PausedPolicy::Hold) => (DeliveryStatus::Scheduled, Hold::Paused),
-        (EndpointStatus::Paused, PausedPolicy::Discard)
-        | (EndpointStatus::Inactive | EndpointStatus::Pending, _) => (DeliveryStatus::Discarded, Hold::No),
+    let (status, hold) = match route.status {
+        _ if !opens(route, policy) => (DeliveryStatus::Discarded, Hold::No),
+        EndpointStatus::Paused => (DeliveryStatus::Scheduled, Hold::Paused),
+        _ if shared.breakers.is_open(route.id) => (DeliveryStatus::Scheduled, Hold::Breaker),
+        _ if route.rate_limit.is_some() => (DeliveryStatus::Scheduled, Hold::Rate),
+        _ => (DeliveryStatus::Scheduled, Hold::No),
     };
     NewDelivery {
         id: DeliveryId::new(),

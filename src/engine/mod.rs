@@ -16,6 +16,7 @@
 //! between deliveries.
 
 mod alerts;
+mod aside;
 mod bells;
 mod breakers;
 mod checkpoints;
@@ -35,6 +36,7 @@ mod probes;
 mod publish_rates;
 mod request;
 mod routing;
+mod shared;
 mod supervise;
 mod tidy;
 mod trim;
@@ -45,11 +47,9 @@ mod versions;
 mod worker;
 mod writer;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -58,24 +58,24 @@ pub use alerts::{MailSettings, MailTls, SenderSettings};
 pub use intake::{IngestHandle, Publish};
 pub use lanes::LaneLimits;
 pub use routing::RoutingTable;
-use routing::Unread;
 
 use crate::dispatch::Dispatcher;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::error::{Error, Result};
 use crate::domain::event::FanOut;
-use crate::domain::id::{EndpointId, LeaseId, ProjectId};
-use crate::domain::routing::ProjectRoutes;
+use crate::domain::id::{EndpointId, ProjectId};
 use crate::domain::url_rules::UrlRules;
 use crate::metrics::Metrics;
-use crate::store::{Claimed, Hold, Store};
+use crate::store::{Hold, Store};
+use aside::Aside;
 use breakers::Breakers;
 use doorbell::Doorbell;
 use guard::Guard;
 use keeper::Keeper;
-use lanes::{LaneRule, Lanes};
+use lanes::Lanes;
 use pacer::Pacer;
 use pending::Pending;
+use shared::Shared;
 pub use supervise::supervise_until;
 use supervise::{supervise, supervise_on_thread};
 use turn::{Inbox, Outcome};
@@ -186,78 +186,6 @@ pub struct Engine {
     pub failed: CancellationToken,
 }
 
-/// What workers and writers share.
-struct Shared {
-    lanes: Arc<Lanes>,
-    routing: Arc<RoutingTable>,
-    keeper: Arc<Keeper>,
-    versions: Arc<Versions>,
-    dispatcher: Dispatcher,
-    attempts: TaskTracker,
-    outcomes: mpsc::Sender<Outcome>,
-    claims: Arc<Doorbell>,
-    pacer: Arc<Pacer>,
-    metrics: Arc<Metrics>,
-    breakers: Breakers,
-    breaker: BreakerPolicy,
-    guard: Guard,
-    align: Align,
-    fan_out: FanOut,
-    pending: Pending,
-    /// Rings when an event was accepted whose deliveries are to be made.
-    expansions: Notify,
-}
-
-impl Shared {
-    /// No attempt goes by older routes than the claim saw: where they cannot be read now, they are read when the
-    /// attempt starts.
-    async fn confirm(&self, claimed: &Claimed) -> HashMap<ProjectId, Arc<ProjectRoutes>> {
-        let reading = claimed.versions.iter().map(async |(project, version)| {
-            (*project, *version, self.routing.soon(*project, *version).await)
-        });
-        let mut confirmed = HashMap::with_capacity(claimed.versions.len());
-        for (project, version, read) in join_all(reading).await {
-            match read {
-                Ok(routes) => confirmed.extend(routes.map(|routes| (project, routes))),
-                Err(Unread) => self.routing.outdate(project, version),
-            }
-        }
-        confirmed
-    }
-
-    /// Puts claimed deliveries in their lanes, under the rules that their endpoints have. Those that need slots
-    /// begin to wait for them.
-    async fn take_in(&self, claimed: Claimed) {
-        for (project, endpoint) in self.push(claimed).await {
-            self.pacer.tell(project, endpoint);
-        }
-    }
-
-    /// The same, and says whose deliveries need slots.
-    async fn push(&self, claimed: Claimed) -> Vec<(ProjectId, EndpointId)> {
-        let confirmed = self.confirm(&claimed).await;
-        let mut paced = Vec::new();
-        self.lanes.push(claimed.deliveries, |job| {
-            let routes = confirmed.get(&job.message.project);
-            let route = routes.and_then(|routes| routes.endpoint(job.endpoint));
-            let rule = routes.map(|_| route.map(|route| LaneRule::of(route)).unwrap_or_default());
-            // Where it cannot be told, the pacer finds out.
-            if rule.is_none_or(|rule| rule.late.is_some()) {
-                paced.push((job.message.project, job.endpoint));
-            }
-            rule
-        });
-        paced
-    }
-}
-
-impl Shared {
-    /// Whether an attempt under this lease may start now: the lease is in force, and the routes are current.
-    fn may_start(&self, lease: LeaseId) -> bool {
-        self.keeper.may_send(lease) && self.versions.are_confirmed()
-    }
-}
-
 /// Outcomes that may wait to be written: with those in flight, all that a crash can repeat.
 const OUTCOME_QUEUE: usize = 1024;
 /// Endpoints whose queued work waits to follow their state; the slow round takes those beyond.
@@ -302,6 +230,7 @@ impl Engine {
             align: align.clone(),
             fan_out: settings.fan_out,
             pending: Pending::new(settings.pending_max),
+            aside: Aside::new(publish_tx.downgrade(), routing.clone()),
             expansions: Notify::new(),
         });
 
@@ -347,7 +276,7 @@ impl Engine {
         supervise_until(&claimer, &failed, &stop, "starting of paced attempts", task);
         let task = upkeep::run(store.clone(), align_rx, shared.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "upkeep", task);
-        let task = tidy::run(store.clone(), stop.clone());
+        let task = tidy::run(store.clone(), routing.clone(), stop.clone());
         supervise_until(&claimer, &failed, &stop, "housekeeping", task);
         let task =
             trim::run(store.clone(), settings.changes_retention, settings.alerts.retention, stop.clone());

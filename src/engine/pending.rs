@@ -53,9 +53,10 @@ impl Pending {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses more work for a project that has as much as it may.
-    pub fn check(&self, project: ProjectId, more: usize) -> Result<()> {
+    /// Refuses more work for a project that has as much as it may, with what is about to be added.
+    pub fn check(&self, project: ProjectId, about: usize, more: usize) -> Result<()> {
         let pending = self.known().open.get(&project).copied().unwrap_or_default();
+        let pending = pending.saturating_add(about as u64);
         if more == 0 || pending.saturating_add(more as u64) <= self.max {
             return Ok(());
         }
@@ -123,23 +124,25 @@ mod tests {
     #[test]
     fn a_project_has_no_more_pending_than_it_may() {
         let (pending, project) = (Pending::new(10), ProjectId::new());
-        assert!(pending.check(project, 10).is_ok());
+        assert!(pending.check(project, 0, 10).is_ok());
+        assert!(pending.check(project, 6, 4).is_ok());
+        assert!(pending.check(project, 6, 5).is_err());
         pending.add(project, 9);
-        assert!(pending.check(project, 1).is_ok());
-        let refused = pending.check(project, 2).expect_err("too many");
+        assert!(pending.check(project, 0, 1).is_ok());
+        let refused = pending.check(project, 0, 2).expect_err("too many");
         assert_eq!(refused.reason, "PENDING_DELIVERIES");
         pending.remove([project].into_iter());
-        assert!(pending.check(project, 2).is_ok(), "what ended makes room");
+        assert!(pending.check(project, 0, 2).is_ok(), "what ended makes room");
         pending.remove([project; 20].into_iter());
-        assert!(pending.check(project, 11).is_err(), "and no more than there was");
+        assert!(pending.check(project, 0, 11).is_err(), "and no more than there was");
         pending.add(project, 4);
         pending.count_begins();
         pending.add(project, 2);
         pending.remove([project].into_iter());
         pending.counted(HashMap::from([(project, 4)]));
-        assert!(pending.check(project, 5).is_ok(), "4, and 1 more while they were counted");
-        assert!(pending.check(project, 6).is_err(), "4, and 1 more while they were counted");
-        assert!(pending.check(project, 0).is_ok(), "what makes no delivery is no burden");
-        assert!(pending.check(ProjectId::new(), 10).is_ok(), "another's are another's");
+        assert!(pending.check(project, 0, 5).is_ok(), "4, and 1 more while they were counted");
+        assert!(pending.check(project, 0, 6).is_err(), "4, and 1 more while they were counted");
+        assert!(pending.check(project, 0, 0).is_ok(), "what makes no delivery is no burden");
+        assert!(pending.check(ProjectId::new(), 0, 10).is_ok(), "another's are another's");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::routing::AT_ONCE;
 use super::writer::chain;
 use super::{Shared, worker};
 use crate::domain::id::{DeliveryId, EndpointId};
@@ -77,7 +78,7 @@ async fn start(store: &Store, shared: &Arc<Shared>, stop: &CancellationToken) ->
             claimed => claimed?,
         };
         if let Some(claimed) = claimed {
-            shared.confirm(&claimed).await;
+            shared.confirm(&claimed, AT_ONCE).await;
             for job in claimed.deliveries {
                 worker::probe(shared, job);
             }

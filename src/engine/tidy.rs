@@ -1,13 +1,15 @@
-//! Housekeeping: partitions are made ahead, expired keys go.
+//! Housekeeping: partitions are made ahead, expired keys go, and idle projects leave the routing table.
 //!
 //! Each step is a bounded statement that may be repeated, interrupted, or run on several nodes at once, and none hangs
 //! on another's success.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::RoutingTable;
 use super::writer::chain;
 use crate::store::{Expiring, Result, Store};
 
@@ -15,7 +17,7 @@ const ROUND: Duration = Duration::from_secs(60);
 /// What takes longer waits on a connection that fell silent.
 const STEP_LONGEST: Duration = Duration::from_secs(30);
 
-pub async fn run(store: Store, stop: CancellationToken) {
+pub async fn run(store: Store, routing: Arc<RoutingTable>, stop: CancellationToken) {
     // The first round is at the start.
     let mut round = tokio::time::interval(ROUND);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -24,6 +26,7 @@ pub async fn run(store: Store, stop: CancellationToken) {
             _ = round.tick() => {}
             () = stop.cancelled() => return,
         }
+        routing.forget_idle();
         step(&store, "making partitions", store.make_partitions()).await;
         for what in Expiring::ALL {
             forget(&store, what, &stop).await;

@@ -231,9 +231,9 @@ impl Writer {
     }
 
     /// After the commit: work goes to its lanes, and everyone who waits is told.
-    fn settle(&mut self, batch: Batch, verdicts: Vec<Verdict>, claimed: Option<Claimed>) {
+    fn settle(&mut self, mut batch: Batch, verdicts: Vec<Verdict>, claimed: Option<Claimed>) {
         let (mut spilled, mut expands) = (false, false);
-        for (publish, verdict) in batch.publishes.into_iter().zip(verdicts) {
+        for (publish, verdict) in std::mem::take(&mut batch.publishes).into_iter().zip(verdicts) {
             let answer = match verdict {
                 Verdict::Answer(answer) => answer,
                 Verdict::Accepted { receipt, open, jobs, spilled: behind, paced, expands: wide } => {
@@ -257,11 +257,15 @@ impl Writer {
                     self.held.publish(publish);
                     continue;
                 }
+                Verdict::Unread(version) => {
+                    self.shared.aside.put(publish, version);
+                    continue;
+                }
             };
             // Whoever stopped waiting finds the event all the same.
             let _gone = publish.reply.send(answer);
         }
-        if let Some(call) = batch.claim {
+        if let Some(call) = batch.claim.take() {
             let _gone = call.reply.send(claimed.ok_or(StoreError::LeaseGone));
         }
         if expands {
@@ -270,6 +274,11 @@ impl Writer {
         if spilled {
             self.shared.claims.ring();
         }
+        self.ring(&batch);
+    }
+
+    /// Those are told who take up what goes on later, now that it is committed.
+    fn ring(&self, batch: &Batch) {
         for one in &batch.finished {
             match one.next {
                 Next::Retry(due) if one.limited => {
@@ -334,11 +343,15 @@ impl Writer {
     /// a while: at least once.
     async fn write_plain(&mut self, batch: Batch) {
         let lease = self.shared.keeper.lease();
-        let error = match self.store.in_time(TURN_LONGEST, self.write(lease, &batch)).await {
+        let started = Instant::now();
+        let written = self.store.in_time(TURN_LONGEST, self.write(lease, &batch)).await;
+        self.measure(&batch, written.as_ref().ok(), started.elapsed());
+        let error = match written {
             Ok(written) => {
                 self.uncount(&batch, &written);
                 failures::obey(&self.shared, written.aftermath).await;
                 drop(written.closing);
+                self.ring(&batch);
                 return;
             }
             Err(error) if error.is_transient() => return self.postpone(batch, error),
@@ -348,7 +361,7 @@ impl Writer {
         let released = batch.given_back(Timestamp::now().plus(REFUSED_AGAIN));
         let batch = Batch { released, ..Batch::default() };
         match self.store.in_time(TURN_LONGEST, self.write(lease, &batch)).await {
-            Ok(_) => {}
+            Ok(_) => self.ring(&batch),
             Err(error) if error.is_transient() => self.postpone(batch, error),
             Err(error) => {
                 tracing::error!(

@@ -8,9 +8,13 @@ use sqlx::Executor;
 
 use crate::support::failing::world_with;
 use crate::support::world::{publish, until};
-use crate::support::{Database, Receiver, in_time, on_both, pass_time};
+use crate::support::{Database, Receiver, Reply, in_time, on_both, pass_time};
 
-on_both!(what_ended_makes_room_at_once, what_is_discarded_at_birth_takes_no_room);
+on_both!(
+    what_ended_makes_room_at_once,
+    what_is_discarded_at_birth_takes_no_room,
+    what_comes_together_counts_together,
+);
 
 async fn what_ended_makes_room_at_once(database: Database) {
     let world = world_with(database, pb::PausedPolicy::Discard, &["--pending-max", "3"]).await;
@@ -32,6 +36,26 @@ async fn what_is_discarded_at_birth_takes_no_room(database: Database) {
     for _ in 0..20 {
         assert_eq!(world.publish_to(&endpoint, b"{}").await.delivery_count, 1);
     }
+}
+
+async fn what_comes_together_counts_together(database: Database) {
+    let world = world_with(database, pb::PausedPolicy::Discard, &["--pending-max", "3"]).await;
+    let receiver = Receiver::scripted(|_, _| Reply::after(Duration::from_secs(3600))).await;
+    let (endpoint, _) = world.endpoint(&receiver.url("/"), "").await;
+    let request = pb::PublishEventRequest {
+        event_type: "test.event".to_owned(),
+        target: Some(Target::EndpointId(endpoint.id.clone())),
+        payload: b"{}".as_slice().into(),
+        ..Default::default()
+    };
+    let batch = pb::BatchPublishEventsRequest { requests: vec![request; 5], ..Default::default() };
+    let reply = world.client.events().batch_publish_events(batch).await.expect("taken").into_inner();
+    let accepted = reply.results.iter().map(|result| match &result.result {
+        Some(pb::publish_result::Result::Receipt(_)) => true,
+        Some(pb::publish_result::Result::Error(_)) => false,
+        None => panic!("no result"),
+    });
+    assert_eq!(accepted.collect::<Vec<_>>(), [true, true, true, false, false]);
 }
 
 /// Events that reach many endpoints count with all of them from when they are accepted, also while no delivery is made.

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::support::feed::eventually;
 use crate::support::world::{project, publish};
-use crate::support::{Database, Receiver, World, in_time, pass_time};
+use crate::support::{Database, PATIENCE, Receiver, Reply, World, in_time, pass_time};
 
 /// A project of its own with an endpoint at this path, and a client for it.
 async fn tenant(world: &World, receiver: &Receiver, owner: &str) -> (Client, Target) {
@@ -46,20 +46,34 @@ async fn other_projects_are_served_while_the_routes_of_some_are_read() {
         let bump = "UPDATE projects SET routing_version = routing_version + 1 \
                     WHERE id IN (SELECT project_id FROM endpoints WHERE owner_id = 'slow')";
         session.execute(bump).await.expect("bumped");
-        // What is published to them meanwhile is refused, at once or after a little waiting, and costs nobody else anything.
-        let began = std::time::Instant::now();
-        while began.elapsed() < Duration::from_secs(8) {
+        let publish_to_slow = || {
             let mut asked = tokio::task::JoinSet::new();
             for (client, target) in slow.clone() {
                 asked.spawn(async move { publish(&client, target, b"{}", "").await });
             }
+            asked
+        };
+        // What is published to them meanwhile waits, and costs nobody else anything.
+        let mut asked = publish_to_slow();
+        for _ in 0..5 {
             let reply = publish(&client, other.clone(), b"{}", "").await.expect("published");
             receiver.wait_for_events([&reply.event_id]).await;
-            let refused = tokio::time::timeout(Duration::from_secs(15), asked.join_all()).await;
-            for refused in refused.expect("they are not kept waiting") {
+        }
+        assert!(asked.try_join_next().is_none(), "they wait for their own routes, and others do not");
+        let refused = tokio::time::timeout(PATIENCE, asked.join_all()).await;
+        for refused in refused.expect("they do not wait for ever") {
+            assert_eq!(refused.expect_err("no routes").code(), Code::Unavailable);
+        }
+        // Once it is known that their routes are not to be had, nobody waits as long again.
+        pass_time(Duration::from_secs(10)).await;
+        for _ in 0..10 {
+            let asked = publish_to_slow();
+            let reply = publish(&client, other.clone(), b"{}", "").await.expect("published");
+            receiver.wait_for_events([&reply.event_id]).await;
+            let refused = tokio::time::timeout(Duration::from_secs(5), asked.join_all()).await;
+            for refused in refused.expect("they are refused at once") {
                 assert_eq!(refused.expect_err("no routes").code(), Code::Unavailable);
             }
-            pass_time(Duration::from_millis(200)).await;
         }
         let stands = format!("SELECT COUNT(*) FROM leases WHERE id = '{lease}'");
         database.until("the lease stands", &stands, 1).await;
@@ -69,6 +83,36 @@ async fn other_projects_are_served_while_the_routes_of_some_are_read() {
                 eventually("its routes are read", || publish(client, target.clone(), b"{}", "")).await;
             receiver.wait_for_events([&reply.event_id]).await;
         }
+    })
+    .await;
+}
+
+/// What waits in its memory is not sent by settings that another node may have changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_cannot_confirm_its_routes_starts_nothing() {
+    in_time(async {
+        let world = World::new(Database::postgres().await).await;
+        // Its first attempt ends when the routes were not confirmed for longer than is allowed.
+        let delay = |count: usize| Duration::from_secs(if count == 0 { 9 } else { 0 });
+        let receiver = Receiver::scripted(move |_, count| Reply::after(delay(count))).await;
+        let endpoint = pb::Endpoint { url: receiver.url("/"), max_in_flight: 1, ..Default::default() };
+        let (endpoint, _) = world.create(endpoint, &["*"]).await;
+        for _ in 0..2 {
+            let target = Target::EndpointId(endpoint.id.clone());
+            publish(&world.client, target, b"{}", "").await.expect("published");
+        }
+        receiver.wait_for_count(1).await;
+        let database = world.server.database();
+        let (mut holder, mut session) = (database.session().await, database.session().await);
+        let lease: uuid::Uuid =
+            sqlx::query_scalar("SELECT id FROM leases").fetch_one(&mut session).await.expect("read");
+        holder.execute("BEGIN; LOCK TABLE projects IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+        let seen = receiver.quiet_for(Duration::from_secs(12)).await;
+        assert_eq!(seen.len(), 1, "it does not know by which settings");
+        let stands = format!("SELECT COUNT(*) FROM leases WHERE id = '{lease}'");
+        database.until("the lease stands", &stands, 1).await;
+        holder.execute("COMMIT").await.expect("released");
+        receiver.wait_for_count(2).await;
     })
     .await;
 }

@@ -20,6 +20,7 @@ use agenda::Agenda;
 use clock::{Clock, micros};
 
 use super::lanes::LaneRule;
+use super::routing::Unread;
 use super::turn::Outcome;
 use super::writer::chain;
 use super::{Shared, worker};
@@ -208,12 +209,20 @@ impl Pacing {
     /// Those to reserve slots for. What waits in the lanes of others is not held up any longer.
     async fn guests(&mut self, due: &[(ProjectId, EndpointId)]) -> Vec<Guest> {
         let mut guests = Vec::new();
+        // Others' slots are not to wait for some projects' routes.
+        let patience = tokio::time::Instant::now() + LATER;
         for (project, id) in due.iter().copied() {
-            // Others' slots are not to wait for one project's routes.
-            let reading = tokio::time::timeout(LATER, self.shared.routing.soon(project, 0));
-            let Ok(Ok(routes)) = reading.await else {
-                self.looks.put(project, id, Instant::now() + ROUND);
-                continue;
+            let reading = self.shared.routing.soon(project, 0);
+            let routes = match tokio::time::timeout_at(patience, reading).await {
+                Ok(Ok(routes)) => routes,
+                Ok(Err(Unread)) => {
+                    self.looks.put(project, id, Instant::now() + ROUND);
+                    continue;
+                }
+                Err(_) => {
+                    self.looks.put(project, id, Instant::now() + LATER);
+                    continue;
+                }
             };
             let route = routes.as_ref().and_then(|routes| routes.endpoint(id));
             let sends = route.filter(|route| route.status == EndpointStatus::Active);
@@ -279,7 +288,7 @@ impl Pacing {
         };
         self.lead = (2 * took).max(self.lead - self.lead / 8).min(LEAD_MAX);
         // They have their slots, or have them soon.
-        drop(self.shared.push(claimed).await);
+        drop(self.shared.push(claimed, LATER).await);
         let now = Instant::now();
         for guest in guests {
             let one = served.remove(&guest.id);

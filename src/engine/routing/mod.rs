@@ -1,16 +1,18 @@
 //! The routing table of this process: each project's routes, as new as its transactions demand.
 //!
-//! A project's routes are read by one task at a time, aside from whoever needs them: one project that is long to read keeps
-//! nobody waiting but its own callers, and those not for long.
+//! A project's routes are read by one task at a time, aside from whoever needs them, and how long those wait hangs on who
+//! else waits for them: one project that is long to read keeps its own callers waiting, and others hardly.
+
+mod table;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use self::table::Table;
 use super::writer::chain;
 use crate::domain::error::Error;
 use crate::domain::id::{EndpointId, ProjectId};
@@ -19,51 +21,32 @@ use crate::domain::url_rules::UrlRules;
 use crate::store::{Result, Store, StoreError};
 
 const LOAD_LONGEST: Duration = Duration::from_secs(10);
-/// Projects that are read at once, and those among them that may take long: some of the store's own connections are left for
-/// others, and some places for projects that are read in no time.
+/// Projects that are read at once, quick ones and such as take long: some of the store's own connections are left for
+/// others.
 const QUICK: usize = 2;
-const LONG: usize = 3;
+const LONG: usize = 2;
 /// What takes longer takes long.
 const QUICK_LONGEST: Duration = Duration::from_millis(300);
-/// Before another reading after one that failed, and before another look where a newer version was heard of meanwhile.
+/// Before another reading after one that failed and would again, and before another look where a newer version was heard
+/// of meanwhile.
 const REST: Duration = Duration::from_secs(1);
 const BETWEEN: Duration = Duration::from_millis(10);
-/// How long those wait for whom others wait, since a project's routes were first asked for: long enough for a hundred
+/// How long they wait for whom everyone else does: most readings take no longer.
+pub const AT_ONCE: Duration = Duration::from_millis(300);
+/// How long they wait for whom some do, since a project's routes were first asked for: long enough for a hundred
 /// thousand endpoints. After that they are told at once that there is nothing yet.
 const SOON: Duration = Duration::from_secs(3);
-/// How long they wait for another reading after one that failed: most take no longer.
+/// How long they wait for another reading after one that failed.
 const AGAIN: Duration = Duration::from_millis(300);
+/// Callers that wait for a project's routes as long as reading them may take. Each keeps a place among the calls in progress,
+/// which all projects share.
+const PATIENT: usize = 256;
 
-/// What is known of a project: its routes, or only that there are newer ones than were known.
-#[derive(Clone)]
-enum Known {
-    Routes(Arc<ProjectRoutes>),
-    /// And which were known before, so that only the difference has to be read.
-    NewerThan(i64, Option<Arc<ProjectRoutes>>),
-}
-
-impl Known {
-    /// The newest version that is known to exist.
-    fn version(&self) -> i64 {
-        match self {
-            Self::Routes(routes) => routes.version,
-            Self::NewerThan(version, _) => *version,
-        }
-    }
-
-    fn newest_read(&self) -> Option<Arc<ProjectRoutes>> {
-        match self {
-            Self::Routes(routes) => Some(routes.clone()),
-            Self::NewerThan(_, earlier) => earlier.clone(),
-        }
-    }
-}
-
-/// Routes by project. Reading takes no lock.
+/// Routes by project.
 pub struct RoutingTable {
     store: Store,
     rules: UrlRules,
-    known: ArcSwap<HashMap<ProjectId, Known>>,
+    table: Table,
     /// Projects whose routes are being read, or could not be.
     readings: Mutex<HashMap<ProjectId, Reading>>,
     quick: Semaphore,
@@ -91,19 +74,38 @@ struct Reading {
     /// Since when nobody could be given them.
     since: Instant,
     began: Instant,
-    done: watch::Receiver<Option<Read>>,
+    done: watch::Receiver<Option<Ended>>,
+    patient: Arc<Semaphore>,
+}
+
+/// How a reading ended.
+#[derive(Clone)]
+struct Ended {
+    read: Read,
+    at: Instant,
+    /// It failed, and would again.
+    rests: bool,
 }
 
 impl Reading {
     /// How much longer it may keep those waiting who would wait so long from when it was first asked for.
     fn patience(&self, longest: Duration) -> Duration {
         let first = longest.saturating_sub(self.since.elapsed());
-        first.max(AGAIN.saturating_sub(self.began.elapsed()))
+        first.max(AGAIN.min(longest).saturating_sub(self.began.elapsed()))
     }
 
-    /// Whether its task is still at it.
-    fn goes_on(&self) -> bool {
-        self.done.has_changed().is_ok() && self.done.borrow().is_none()
+    /// Whether its task is still at it, or failed a moment ago where it would again.
+    fn stands(&self) -> bool {
+        match &*self.done.borrow() {
+            None => self.done.has_changed().is_ok(),
+            Some(ended) => ended.rests && ended.at.elapsed() < REST,
+        }
+    }
+
+    /// What failed long ago says nothing about today.
+    fn is_recent(&self) -> bool {
+        let at = self.done.borrow().as_ref().map_or(self.began, |ended| ended.at);
+        at.elapsed() < LOAD_LONGEST + SOON
     }
 }
 
@@ -114,48 +116,56 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl RoutingTable {
     pub fn new(store: Store, rules: UrlRules) -> Arc<Self> {
         let (quick, long) = (Semaphore::new(QUICK), Semaphore::new(LONG));
-        let (known, readings, unopened) = Default::default();
-        Arc::new(Self { store, rules, known, readings, quick, long, unopened })
+        let (table, readings, unopened) = Default::default();
+        Arc::new(Self { store, rules, table, readings, quick, long, unopened })
     }
 
     /// What is known of a project now.
     pub fn get(&self, project: ProjectId) -> Option<Arc<ProjectRoutes>> {
-        match self.known.load().get(&project) {
-            Some(Known::Routes(routes)) => Some(routes.clone()),
-            Some(Known::NewerThan(..)) | None => None,
-        }
+        self.table.get(project)
     }
 
     /// The version of each project in the table.
     pub fn versions(&self) -> HashMap<ProjectId, i64> {
-        self.known.load().iter().map(|(project, known)| (*project, known.version())).collect()
+        self.table.versions()
+    }
+
+    /// Ends a round of housekeeping: what nobody needed in the last ones is forgotten.
+    pub fn forget_idle(&self) {
+        self.table.forget_idle();
+        lock(&self.readings).retain(|_, reading| reading.is_recent() || reading.stands());
     }
 
     /// Sets routes older than this version aside, which exists: nothing goes by them any more, and whoever needs the
     /// project's routes next reads them.
     pub fn outdate(&self, project: ProjectId, version: i64) {
-        self.known.rcu(|old| {
-            let mut known = HashMap::clone(old);
-            if known.get(&project).is_none_or(|known| known.version() < version) {
-                let earlier = known.get(&project).and_then(Known::newest_read);
-                known.insert(project, Known::NewerThan(version, earlier));
-            }
-            known
-        });
+        self.table.outdate(project, version);
     }
 
-    /// A project's routes at this version or a later one, for those for whom others wait; none where the project is gone.
-    /// What takes long goes on without them.
+    /// A project's routes at this version or a later one, for those for whom everyone else waits; none where the project is
+    /// gone. What takes longer goes on without them.
+    pub async fn at_once(self: &Arc<Self>, project: ProjectId, version: i64) -> Read {
+        self.within(AT_ONCE, project, version).await
+    }
+
+    /// The same for those for whom some wait, or nobody but who asked.
     pub async fn soon(self: &Arc<Self>, project: ProjectId, version: i64) -> Read {
         self.within(SOON, project, version).await
     }
 
-    /// A project's routes, for those for whom nobody else waits.
+    /// The same for callers, who wait as long as reading may take; the project's others beside them not as long.
     pub async fn patiently(self: &Arc<Self>, project: ProjectId) -> Read {
-        self.within(LOAD_LONGEST, project, 0).await
+        if let Some(routes) = self.get(project) {
+            return Ok(Some(routes));
+        }
+        let patient = self.read(project).patient;
+        let place = patient.try_acquire();
+        let longest = if place.is_ok() { LOAD_LONGEST } else { SOON };
+        self.within(longest, project, 0).await
     }
 
-    async fn within(self: &Arc<Self>, longest: Duration, project: ProjectId, version: i64) -> Read {
+    /// The same for those who can wait so long.
+    pub async fn within(self: &Arc<Self>, longest: Duration, project: ProjectId, version: i64) -> Read {
         if let Some(routes) = self.at_least(project, version) {
             return Ok(Some(routes));
         }
@@ -195,7 +205,7 @@ impl RoutingTable {
         let waiting = async {
             loop {
                 let read = match reading.done.wait_for(Option::is_some).await {
-                    Ok(done) => done.clone().unwrap_or(Err(Unread))?,
+                    Ok(done) => done.as_ref().map_or(Err(Unread), |ended| ended.read.clone())?,
                     Err(_) => return Err(Unread),
                 };
                 let Some(routes) = read else { return Ok(None) };
@@ -213,20 +223,19 @@ impl RoutingTable {
         tokio::time::timeout(patience, waiting).await.unwrap_or(Err(Unread))
     }
 
-    /// Has a project's routes read, unless they are being read or that failed a moment ago. What failed is read again by
-    /// this, and keeps nobody waiting for as long again.
+    /// Has a project's routes read, unless they are being read or that failed a moment ago and would again. What failed is
+    /// read again by this, and keeps nobody waiting for as long again.
     fn read(self: &Arc<Self>, project: ProjectId) -> Reading {
         let mut readings = lock(&self.readings);
         let earlier = readings.get(&project);
-        if let Some(reading) = earlier.filter(|reading| reading.goes_on() || reading.began.elapsed() < REST) {
+        if let Some(reading) = earlier.filter(|reading| reading.stands()) {
             return reading.clone();
         }
         let began = Instant::now();
-        // What failed long ago says nothing about today.
-        let recent = earlier.filter(|failed| failed.began.elapsed() < LOAD_LONGEST + SOON);
+        let recent = earlier.filter(|failed| failed.is_recent());
         let since = recent.map_or(began, |failed| failed.since);
         let (tell, done) = watch::channel(None);
-        let reading = Reading { since, began, done };
+        let reading = Reading { since, began, done, patient: Arc::new(Semaphore::new(PATIENT)) };
         readings.insert(project, reading.clone());
         let table = self.clone();
         tokio::spawn(async move {
@@ -234,38 +243,48 @@ impl RoutingTable {
             if read.is_ok() {
                 lock(&table.readings).remove(&project);
             }
+            let rests = read.as_ref().is_err_and(|error| !error.is_transient());
             let read = read.map_err(|error| {
                 tracing::warn!(%project, error = chain(&error), "routes could not be read");
                 Unread
             });
-            tell.send_replace(Some(read));
+            tell.send_replace(Some(Ended { read, at: Instant::now(), rests }));
         });
         reading
     }
 
     async fn load(&self, project: ProjectId) -> Result<Option<Arc<ProjectRoutes>>> {
         let stopping = |_| StoreError::Setup("no routes are read any more".to_owned());
-        let quick = self.quick.acquire().await.map_err(stopping)?;
-        let mut loading = std::pin::pin!(self.store.in_time(LOAD_LONGEST, self.load_newest(project)));
-        if let Ok(read) = tokio::time::timeout(QUICK_LONGEST, &mut loading).await {
-            return read;
-        }
-        // It makes room for those that are quick, if it may.
-        let _place = match self.long.try_acquire() {
-            Ok(long) => {
-                drop(quick);
-                long
+        {
+            let quick = self.quick.acquire().await.map_err(stopping)?;
+            let mut loading = std::pin::pin!(self.load_in_time(project));
+            if let Ok(read) = tokio::time::timeout(QUICK_LONGEST, &mut loading).await {
+                return read;
             }
-            Err(_) => quick,
-        };
-        loading.await
+            // It makes room for those that are quick.
+            drop(quick);
+            if let Ok(_long) = self.long.try_acquire() {
+                return loading.await;
+            }
+            // Anew, when there is a place. As a question that got no answer, it leaves a connection that is looked at.
+            match self.store.in_time(Duration::ZERO, loading).await {
+                Err(StoreError::TimedOut) => {}
+                read => return read,
+            }
+        }
+        let _long = self.long.acquire().await.map_err(stopping)?;
+        self.load_in_time(project).await
+    }
+
+    async fn load_in_time(&self, project: ProjectId) -> Result<Option<Arc<ProjectRoutes>>> {
+        self.store.in_time(LOAD_LONGEST, self.load_newest(project)).await
     }
 
     async fn load_newest(&self, project: ProjectId) -> Result<Option<Arc<ProjectRoutes>>> {
         loop {
-            let earlier = self.known.load().get(&project).and_then(Known::newest_read);
+            let earlier = self.table.newest_read(project);
             let fresh = self.store.load_routes(project, &self.rules, earlier.as_deref()).await?.map(Arc::new);
-            if self.keep(project, fresh.clone()) {
+            if self.table.keep(project, fresh.clone()) {
                 let mut told = lock(&self.unopened);
                 fresh.iter().for_each(|routes| tell_unopened(routes, &mut told));
                 return Ok(fresh);
@@ -273,24 +292,6 @@ impl RoutingTable {
             // Read before a newer version was heard of.
             tokio::time::sleep(BETWEEN).await;
         }
-    }
-
-    /// Takes routes into the table, unless it knows of newer ones.
-    fn keep(&self, project: ProjectId, fresh: Option<Arc<ProjectRoutes>>) -> bool {
-        let mut kept = true;
-        self.known.rcu(|old| {
-            let mut known = HashMap::clone(old);
-            let newest = known.get(&project).map_or(0, Known::version);
-            kept = fresh.as_ref().is_none_or(|fresh| fresh.version >= newest);
-            match &fresh {
-                Some(fresh) if kept => known.insert(project, Known::Routes(fresh.clone())),
-                // Only the difference is left to be read.
-                Some(fresh) => known.insert(project, Known::NewerThan(newest, Some(fresh.clone()))),
-                None => known.remove(&project),
-            };
-            known
-        });
-        kept
     }
 }
 
