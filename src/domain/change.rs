@@ -29,10 +29,12 @@ pub enum EndpointChangeKind {
     Recovered,
     /// It has a new secret, made by hand or by itself.
     SecretRotated,
+    /// It belongs to another owner now. For those who watch the former one, to whom it is gone.
+    Left,
 }
 
 impl EndpointChangeKind {
-    /// What alerts tell of it. That a probe is under way is not worth one: how it ends is.
+    /// What alerts tell of it. That a probe is under way is not worth one: how it ends is; and what left one owner was changed.
     pub const fn alert(self) -> Option<AlertEvent> {
         match self {
             Self::Created => Some(AlertEvent::EndpointCreated),
@@ -41,7 +43,7 @@ impl EndpointChangeKind {
             Self::Paused => Some(AlertEvent::EndpointPaused),
             Self::Resumed | Self::Activated | Self::Recovered => Some(AlertEvent::EndpointActivated),
             Self::Disabled => Some(AlertEvent::EndpointDisabled),
-            Self::Probing => None,
+            Self::Probing | Self::Left => None,
             Self::SecretRotated => Some(AlertEvent::SecretRotated),
         }
     }

@@ -32,6 +32,8 @@ pub struct Violation {
 
 /// The reason of [`Error::overloaded`].
 pub const OVERLOADED: &str = "OVERLOADED";
+/// The name of the value with which a Watch goes on.
+pub const RESUME_TOKEN: &str = "resume_token";
 
 /// A failure that a caller will see.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use tower::{Layer, Service};
 
 use super::auth::HEALTH;
 use super::deadline;
-use super::listener::Connection;
+use super::listener::{Connection, KEYLESS};
 use super::methods::{self, Shape};
 use super::status;
 use super::stream_end::StreamEnd;
@@ -136,14 +136,28 @@ impl Shared {
                 let limit = patience.unwrap_or(Duration::MAX).min(self.limits.timeout);
                 self.unary(inner, request, limit, open).await
             }
-            Shape::Stream => {
+            // It is not for those without a key to keep others out.
+            Shape::Stream | Shape::Exchange if path.starts_with(HEALTH) || path.starts_with(REFLECTION) => {
                 let connection = request.extensions().get::<Connection>();
-                let leaving = connection.map(|connection| connection.leaving.clone()).unwrap_or_default();
-                stream(inner, request, patience, leaving, open, None).await
+                let place = connection.map(|connection| connection.keyless.clone().try_acquire_owned());
+                let leaving = match known.shape {
+                    Shape::Stream => leaving(connection),
+                    _ => CancellationToken::new(),
+                };
+                match place.transpose() {
+                    Ok(place) => stream(inner, request, patience, leaving, open, place).await,
+                    Err(_) => {
+                        self.metrics.calls.shed.inc();
+                        let message = format!(
+                            "the connection has as many streams of health and reflection as it may ({KEYLESS})"
+                        );
+                        refused(&mut open, Error::overloaded(message).into())
+                    }
+                }
             }
-            // Its questions are small, and it is not for those who ask them to keep publishers out.
-            Shape::Exchange if path.starts_with(REFLECTION) => {
-                stream(inner, request, patience, CancellationToken::new(), open, None).await
+            Shape::Stream => {
+                let leaving = leaving(request.extensions().get::<Connection>());
+                stream(inner, request, patience, leaving, open, None).await
             }
             Shape::Exchange => match self.exchanges.clone().try_acquire_owned() {
                 Ok(place) => {
@@ -187,6 +201,11 @@ impl Shared {
             }
         }
     }
+}
+
+/// What ends a call's stream when its connection is to go.
+fn leaving(connection: Option<&Connection>) -> CancellationToken {
+    connection.map(|connection| connection.leaving.clone()).unwrap_or_default()
 }
 
 async fn stream<S>(

@@ -45,7 +45,12 @@ pub struct Connection {
     pub origin: Arc<str>,
     /// Rings when the connection is to go: its streams end.
     pub leaving: CancellationToken,
+    /// Its places for streams that need no key.
+    pub keyless: Arc<Semaphore>,
 }
+
+/// Streams of a connection that need no key: a client asks for the health of each service at most, and reflects on one.
+pub const KEYLESS: usize = 32;
 
 /// The listener's settings.
 pub struct Listener {
@@ -148,7 +153,8 @@ impl Listener {
         S::Future: Send,
     {
         let leaving = CancellationToken::new();
-        let connection = Connection { origin, leaving: leaving.clone() };
+        let keyless = Arc::new(Semaphore::new(KEYLESS));
+        let connection = Connection { origin, leaving: leaving.clone(), keyless };
         let service = TowerToHyperService::new(service.map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(connection.clone());
             request.map(Body::new)

@@ -6,7 +6,7 @@ use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::domain::error::{Error, ErrorKind};
+use crate::domain::error::{Error, ErrorKind, RESUME_TOKEN};
 
 /// `google.rpc.ErrorInfo.domain` of all our errors.
 const DOMAIN: &str = "hawser";
@@ -86,9 +86,14 @@ pub fn connection_aged() -> Status {
     Error::unavailable("the connection has reached its age; call again, with the last token").into()
 }
 
-/// The server is going away; resume elsewhere or later.
+/// The server is going away.
 pub fn draining() -> Status {
-    Error::unavailable("the server is stopping; resume with the last token").into()
+    Error::unavailable("the server is stopping; call another, or again later").into()
+}
+
+/// The server is going away; a Watch goes on elsewhere or later at the place that the token names.
+pub fn watch_drained(token: String) -> Status {
+    Error::unavailable("the server is stopping; resume with the last token").with(RESUME_TOKEN, token).into()
 }
 
 /// The call, or its client's patience, took longer than it may.

@@ -24,7 +24,7 @@ pub struct StreamEnd {
     leaving: Pin<Box<WaitForCancellationFutureOwned>>,
     ended: bool,
     call: Open,
-    /// Its place among the streams on which clients send.
+    /// Its place among those of its kind.
     place: Option<OwnedSemaphorePermit>,
 }
 

@@ -50,7 +50,7 @@ fn messages(
         let (watcher, stop) = open.as_mut();
         let message = tokio::select! {
             biased;
-            () = stop.cancelled() => Err(status::draining()),
+            () = stop.cancelled() => Err(status::watch_drained(watcher.token())),
             item = watcher.next() => item.map(response).map_err(Status::from),
         };
         let open = message.is_ok().then_some(open);
@@ -133,7 +133,7 @@ const fn endpoint_change_type(kind: EndpointChangeKind) -> pb::EndpointChangeTyp
     match kind {
         EndpointChangeKind::Created => pb::EndpointChangeType::Created,
         EndpointChangeKind::Updated => pb::EndpointChangeType::Updated,
-        EndpointChangeKind::Deleted => pb::EndpointChangeType::Deleted,
+        EndpointChangeKind::Deleted | EndpointChangeKind::Left => pb::EndpointChangeType::Deleted,
         EndpointChangeKind::Paused => pb::EndpointChangeType::Paused,
         EndpointChangeKind::Resumed => pb::EndpointChangeType::Resumed,
         EndpointChangeKind::Activated => pb::EndpointChangeType::Activated,

@@ -106,6 +106,9 @@ impl Services {
             let live = tx.secret_kinds(after.id, Timestamp::now()).await?;
             check_fits_all(after.id, &after.settings.signature, &live)?;
         }
+        if after.settings.owner_id != before.settings.owner_id {
+            tx.leave_owner(before).await?;
+        }
         tx.update_endpoint(EndpointChangeKind::Updated, after)
             .await
             .map_err(|error| uid_taken(error, after))?;

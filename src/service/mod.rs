@@ -126,8 +126,8 @@ impl Services {
         finishing.await.map_err(Error::internal)?
     }
 
-    /// Commits a change of a project's endpoints or subscriptions; its routes are in force when this returns,
-    /// so that no attempt of this process starts by older ones once the change is acknowledged.
+    /// Commits a change of a project's endpoints or subscriptions; older routes are out of force when this returns,
+    /// so that no attempt of this process starts by them once the change is acknowledged.
     async fn commit_routes(&self, tx: Tx, project: ProjectId, version: i64) -> Result<()> {
         let wake = self.wake.clone();
         self.commit(tx, async move {

@@ -106,12 +106,12 @@ impl Store {
         Ok(Some(page))
     }
 
-    pub async fn log_bounds(&self) -> Result<LogBounds> {
+    pub async fn log_bounds(&self, reads: Reads) -> Result<LogBounds> {
         let sql = format!(
             "SELECT (SELECT value FROM store_meta WHERE name = '{FLOOR}'), \
              COALESCE((SELECT MAX(position) FROM changes), 0)"
         );
-        let row = self.own_reader().query_one_raw(Statement::from_string(self.backend(), sql)).await?;
+        let row = self.reader_of(reads).query_one_raw(Statement::from_string(self.backend(), sql)).await?;
         let row = row.ok_or_else(|| StoreError::Corrupt("the bounds of the change log".to_owned()))?;
         Ok(LogBounds { floor: floor(row.try_get_by_index(0)?)?, last: row.try_get_by_index(1)? })
     }

@@ -96,6 +96,9 @@ pub struct StoreSettings {
 
 /// Connections for what the server itself must read, which callers cannot use up.
 pub(super) const OWN_CONNECTIONS: u32 = 6;
+/// Connections for what a call must read before it may begin, such as its key: whoever lists or floods uses up neither the
+/// others' nor the server's.
+pub(super) const CALL_CONNECTIONS: u32 = 3;
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Any number will do, so long as all versions agree: one migrator at a time.
 const MIGRATION_LOCK: i64 = 0x6861_7773_6572_0001;
@@ -119,6 +122,7 @@ impl Store {
                 url,
                 writers: pools.writers,
                 own: pools.own,
+                calls: pools.calls,
                 read: pools.read,
                 vault,
                 token_key,
@@ -144,6 +148,7 @@ pub(super) struct Pools {
     pub backend: DbBackend,
     pub writers: Writers,
     pub own: DatabaseConnection,
+    pub calls: DatabaseConnection,
     pub read: DatabaseConnection,
     pub suspicion: Suspicion,
     pub lock: Option<File>,
@@ -204,6 +209,7 @@ async fn open_postgres(given: &PgConnectOptions, read_connections: u32, migrate:
             engine: connect(pool(&by_key, 6, short)),
         },
         own: connect(pool(&options, OWN_CONNECTIONS, short)),
+        calls: connect(pool(&options, CALL_CONNECTIONS, short)),
         read: connect(pool(&options, read_connections, short)),
         suspicion: suspicion.clone(),
         lock: None,

@@ -88,6 +88,11 @@ impl Tx {
         self.tell(kind, &[&endpoint]).await
     }
 
+    /// Notes for those who watch its owner that an endpoint, as it was before this transaction, will be another's.
+    pub async fn leave_owner(&mut self, before: &Endpoint) -> Result<()> {
+        self.tell(EndpointChangeKind::Left, &[&next_revision(before)]).await
+    }
+
     /// Removes an endpoint with its subscriptions, secrets and health. Its history stays.
     pub async fn delete_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
         let id = sea_orm::Value::from(endpoint.id.uuid());

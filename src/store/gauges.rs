@@ -79,7 +79,7 @@ impl Store {
 
     /// Connections of each pool: its name, how many are open, how many of them idle.
     pub fn pool_use(&self) -> Vec<(&'static str, u32, usize)> {
-        let (own, read) = (&self.inner.own, &self.inner.read);
+        let (own, calls, read) = (&self.inner.own, &self.inner.calls, &self.inner.read);
         match &self.inner.writers {
             Writers::Postgres { service, ingest, engine } => {
                 let pools = [
@@ -87,12 +87,13 @@ impl Store {
                     ("ingest", ingest),
                     ("engine", engine),
                     ("own", own),
+                    ("calls", calls),
                     ("read", read),
                 ];
                 pools.map(|(name, pool)| (name, pool.get_postgres_connection_pool())).map(counts).into()
             }
             Writers::Sqlite(writer) => {
-                let pools = [("own", own), ("read", read)];
+                let pools = [("own", own), ("calls", calls), ("read", read)];
                 let readers = pools.map(|(name, pool)| (name, pool.get_sqlite_connection_pool())).map(counts);
                 [("write", 1, usize::from(writer.is_idle()))].into_iter().chain(readers).collect()
             }

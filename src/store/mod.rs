@@ -102,6 +102,7 @@ struct Inner {
     writers: writers::Writers,
     /// What the server itself must read to go on: routes, keys, the change log, looks of the engine.
     own: DatabaseConnection,
+    calls: DatabaseConnection,
     /// What callers ask for.
     read: DatabaseConnection,
     vault: Vault,
@@ -138,6 +139,8 @@ pub enum Lane {
 #[derive(Clone, Copy, Debug)]
 pub enum Reads {
     Own,
+    /// What a call must read before it may begin.
+    Call,
     Callers,
 }
 
@@ -152,6 +155,11 @@ impl Store {
         Db::Pool(&self.inner.read)
     }
 
+    /// For what a call must read before it may begin.
+    fn call_reader(&self) -> Db<'_> {
+        Db::Pool(&self.inner.calls)
+    }
+
     /// For what the server itself must read.
     fn own_reader(&self) -> Db<'_> {
         Db::Pool(&self.inner.own)
@@ -160,6 +168,7 @@ impl Store {
     fn reader_of(&self, reads: Reads) -> Db<'_> {
         match reads {
             Reads::Own => self.own_reader(),
+            Reads::Call => self.call_reader(),
             Reads::Callers => self.reader(),
         }
     }
@@ -198,7 +207,11 @@ impl Store {
     /// and removes it.
     pub async fn close(&self) {
         let inner = &self.inner;
-        let readers = [inner.read.clone().close().await, inner.own.clone().close().await];
+        let readers = [
+            inner.read.clone().close().await,
+            inner.calls.clone().close().await,
+            inner.own.clone().close().await,
+        ];
         let closed = readers.map(|closed| closed.map_err(StoreError::from));
         for error in closed.into_iter().chain([inner.writers.close().await]).filter_map(Result::err) {
             tracing::warn!(error = %error, "closing the database failed");

@@ -139,7 +139,7 @@ impl Tx {
 impl Store {
     /// Calls that name a project ask whether it is there, publishes among them.
     pub async fn project(&self, id: ProjectId) -> Result<Option<Project>> {
-        let row = self.own_reader().one(project::Entity::find_by_id(id.uuid())).await?;
+        let row = self.call_reader().one(project::Entity::find_by_id(id.uuid())).await?;
         row.map(|row| self.project_of(row)).transpose()
     }
 
@@ -172,7 +172,7 @@ impl Store {
 
     /// A key with the hash of its secret.
     pub async fn key(&self, id: KeyId) -> Result<Option<(ApiKey, Vec<u8>)>> {
-        let row = self.own_reader().one(api_key::Entity::find_by_id(id.uuid())).await?;
+        let row = self.call_reader().one(api_key::Entity::find_by_id(id.uuid())).await?;
         Ok(row.map(key_of))
     }
 

@@ -16,7 +16,7 @@ use sqlx::sqlite::{
 };
 use tokio::time::Instant;
 
-use super::connect::{ACQUIRE_TIMEOUT, OWN_CONNECTIONS, Pools, check_migrated};
+use super::connect::{ACQUIRE_TIMEOUT, CALL_CONNECTIONS, OWN_CONNECTIONS, Pools, check_migrated};
 use super::error::{Result, StoreError};
 use super::session::Writer;
 use super::silence::Suspicion;
@@ -48,11 +48,13 @@ pub(super) async fn open_sqlite(path: &Path, read_connections: u32, migrate: boo
     // After the writer is open: the last connection that closes moves all of the log.
     migrating.close().await;
     let own = readers(path, OWN_CONNECTIONS, OWN_LONGEST);
+    let calls = readers(path, CALL_CONNECTIONS, CALLERS_LONGEST);
     let read = readers(path, read_connections, CALLERS_LONGEST);
     Ok(Pools {
         backend: DbBackend::Sqlite,
         writers: Writers::Sqlite(writer),
         own: SqlxSqliteConnector::from_sqlx_sqlite_pool(own),
+        calls: SqlxSqliteConnector::from_sqlx_sqlite_pool(calls),
         read: SqlxSqliteConnector::from_sqlx_sqlite_pool(read),
         suspicion: Suspicion::default(),
         lock: Some(lock),

@@ -88,6 +88,7 @@ mod signing;
 mod slow_routes;
 mod stale;
 mod states;
+mod strangers;
 mod surface;
 mod tidy;
 mod timeouts;

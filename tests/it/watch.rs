@@ -11,6 +11,7 @@ on_both!(
     filters_show_what_they_name,
     tokens_are_bound_to_project_filter_and_key,
     endpoint_changes_carry_the_endpoint,
+    an_endpoint_that_changes_its_owner_is_told_to_both,
 );
 
 async fn filters_show_what_they_name(database: Database) {
@@ -97,4 +98,48 @@ async fn endpoint_changes_carry_the_endpoint(database: Database) {
         .collect();
     use pb::EndpointChangeType as Type;
     assert_eq!(kinds, [Type::Created, Type::Paused, Type::Deleted]);
+}
+
+/// To those who watch the one it is gone, and to those who watch the other it is there.
+async fn an_endpoint_that_changes_its_owner_is_told_to_both(database: Database) {
+    let world = World::new(database).await;
+    let (endpoint, _) = world.endpoint("https://example.com/", "alpha").await;
+    let of = |owner: &str| pb::WatchRequest { owner_id: owner.to_owned(), ..Default::default() };
+    let mut streams = Vec::new();
+    for owner in ["alpha", "beta", ""] {
+        let mut stream = world.client.watch(of(owner)).await.expect("a stream");
+        next(&mut stream).await;
+        streams.push(stream);
+    }
+    let (old_url, new_url) = (endpoint.url.clone(), "https://example.com/beta".to_owned());
+    let id = endpoint.id.clone();
+    let moved = pb::Endpoint { owner_id: "beta".to_owned(), url: new_url.clone(), ..endpoint.clone() };
+    let request = pb::UpdateEndpointRequest {
+        endpoint: Some(moved),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["owner_id".to_owned(), "url".to_owned()] }),
+        ..Default::default()
+    };
+    world.client.endpoints().update_endpoint(request).await.expect("updated");
+    let delete = pb::DeleteEndpointRequest { endpoint_id: id.clone(), ..Default::default() };
+    world.client.endpoints().delete_endpoint(delete).await.expect("deleted");
+    world.endpoint("https://example.com/last", "alpha").await;
+
+    use pb::EndpointChangeType::{Created, Deleted, Updated};
+    let told = [
+        vec![(Deleted, old_url, 2), (Created, "https://example.com/last".to_owned(), 1)],
+        vec![(Updated, new_url.clone(), 2), (Deleted, new_url.clone(), 3)],
+        vec![
+            (Updated, new_url.clone(), 2),
+            (Deleted, new_url, 3),
+            (Created, "https://example.com/last".to_owned(), 1),
+        ],
+    ];
+    for (stream, told) in streams.iter_mut().zip(told) {
+        for expected in told {
+            let message = next(stream).await;
+            let Some(Change::EndpointChange(change)) = message.change else { panic!("{message:?}") };
+            let endpoint = change.endpoint.as_ref().expect("an endpoint");
+            assert_eq!((change.r#type(), endpoint.url.clone(), endpoint.revision), expected);
+        }
+    }
 }

@@ -10,6 +10,7 @@ use hawser_client::{Client, Key, pb};
 use rand::RngExt;
 use tokio::sync::watch;
 use tonic::Code;
+use tonic_types::StatusExt;
 
 use crate::support::feed::{from, open, told};
 use crate::support::sql::Session;
@@ -37,7 +38,17 @@ async fn follow(mut nodes: Nodes, key: &str, start: Start, cut_one_in: u32) -> V
         let Ok(mut stream) = open(&address, key, from(start.clone())).await else { continue };
         loop {
             let message = tokio::time::timeout(PATIENCE, stream.message()).await.expect("goes on");
-            let Ok(Some(message)) = message else { break };
+            let message = match message {
+                Ok(Some(message)) => message,
+                Ok(None) => panic!("a stream ends with a status"),
+                Err(status) => {
+                    // A server that stops says where to go on, which may be beyond the last message.
+                    let details = status.get_error_details();
+                    let token = details.error_info().and_then(|info| info.metadata.get("resume_token"));
+                    start = token.map_or(start, |token| Start::ResumeToken(token.clone()));
+                    break;
+                }
+            };
             start = Start::ResumeToken(message.resume_token.clone());
             seen.extend(told(&message));
             if seen.last().is_some_and(|line| line.ends_with(LAST)) {

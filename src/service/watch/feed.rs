@@ -168,7 +168,7 @@ impl Feed {
     async fn advance(&self) -> Result<bool> {
         let filled = self.log().filled();
         let Some(from) = filled else {
-            let last = self.store.in_time(READ_LONGEST, self.store.log_bounds()).await?.last;
+            let last = self.store.in_time(READ_LONGEST, self.store.log_bounds(Reads::Own)).await?.last;
             self.log().begin(last);
             return Ok(true);
         };

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind};
+use crate::domain::change::{Change, DeliveryChange, DeliveryChangeKind, EndpointChange, EndpointChangeKind};
 use crate::domain::id::EndpointId;
 use crate::domain::subscription::EventTypePattern;
 
@@ -35,12 +35,18 @@ impl WatchFilter {
         };
         let shown = match change {
             Change::Delivery(change) => self.shows_delivery(change) || self.shows_attempt(change),
-            Change::Endpoint(_) => !self.no_endpoint_changes,
+            Change::Endpoint(change) => self.shows_endpoint(change),
         };
         shown
             && type_matches
             && (self.endpoints.is_empty() || self.endpoints.binary_search(&endpoint).is_ok())
             && (self.owner.is_none() || self.owner.as_deref() == owner.as_deref())
+    }
+
+    /// Whether the change is shown. To whoever does not watch an owner, an endpoint that leaves its owner is changed and no
+    /// more.
+    fn shows_endpoint(&self, change: &EndpointChange) -> bool {
+        !self.no_endpoint_changes && (change.kind != EndpointChangeKind::Left || self.owner.is_some())
     }
 
     /// Whether the change itself is shown.

@@ -30,6 +30,7 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::error::{Error, ErrorKind, Result};
 use crate::domain::id::ProjectId;
 use crate::domain::principal::{Principal, Scope};
+use crate::store::Reads;
 use token::{Place, Tokens};
 
 /// The limits of streams.
@@ -102,7 +103,7 @@ impl Services {
         }
         let tokens = Tokens::new(self.store.clone(), project, &filter);
         let seat = self.feed.enter(project, principal.key_id, !filter.no_attempts)?;
-        let bounds = self.store.log_bounds().await?;
+        let bounds = self.store.log_bounds(Reads::Call).await?;
         let place = match start {
             Start::Now => Place::live(Cursor::after(bounds.last)),
             Start::Earliest => Place::live(Cursor::after(bounds.floor)),

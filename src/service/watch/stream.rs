@@ -16,7 +16,7 @@ use super::{Payload, WatchItem, WatchPayload, too_old};
 use crate::domain::change::{Change, Cursor, DeliveryChange};
 use crate::domain::clock::Timestamp;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::error::{Error, ErrorKind, Result};
+use crate::domain::error::{Error, ErrorKind, RESUME_TOKEN, Result};
 use crate::domain::id::ProjectId;
 use crate::store::Reads;
 use crate::store::snapshot;
@@ -86,6 +86,11 @@ impl Watcher {
         }
     }
 
+    /// To go on with after what was returned last.
+    pub fn token(&self) -> String {
+        self.tokens.seal(self.place)
+    }
+
     /// The next message, to be asked for when the client has room for it. May be dropped while it waits and
     /// called again: nothing is taken before it is returned.
     pub async fn next(&mut self) -> Result<WatchItem> {
@@ -153,7 +158,7 @@ impl Watcher {
             Some(End::TooSlow) => {
                 let message = "the client did not take what there was to send; resume with the last token";
                 let error = Error::new(ErrorKind::ResourceExhausted, "WATCH_TOO_SLOW", message);
-                Err(error.with("resume_token", self.tokens.seal(self.place)))
+                Err(error.with(RESUME_TOKEN, self.token()))
             }
         }
     }
@@ -162,7 +167,7 @@ impl Watcher {
     pub(super) fn item(&mut self, payload: WatchPayload, at: Timestamp) -> WatchItem {
         self.passed = 0;
         self.bookmark_at = Instant::now() + BOOKMARK_EVERY;
-        WatchItem { payload, token: self.tokens.seal(self.place), at }
+        WatchItem { payload, token: self.token(), at }
     }
 
     pub(super) fn bookmark(&mut self, snapshot_end: bool) -> WatchItem {
@@ -176,7 +181,7 @@ impl Watcher {
         let reading = self.seat.read(async move |store| {
             Ok(match store.changes(Reads::Callers, cursor, CATCH_UP, CATCH_UP_BYTES).await? {
                 Some(page) => Ok(page.records),
-                None => Err(store.log_bounds().await?.floor),
+                None => Err(store.log_bounds(Reads::Callers).await?.floor),
             })
         });
         let records = reading.await?.map_err(|floor| too_old(&self.tokens, floor))?;
