@@ -7,19 +7,16 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use time::PrimitiveDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
+use time::OffsetDateTime;
 
 use crate::domain::clock::Timestamp;
+use crate::domain::retry::RETRY_AFTER_MAX;
 
 const HEADERS_KEPT: usize = 64;
 const HEADER_BYTES_KEPT: usize = 16 * 1024;
 const BODY_KEPT: usize = 16 * 1024;
 /// Reading a longer answer to its end keeps the connection; beyond this a new connection is cheaper.
 const BODY_DRAINED: usize = 64 * 1024;
-/// The longest wait that a receiver can ask for.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Parts of header names whose values may be credentials.
 const SENSITIVE: [&str; 7] = ["cookie", "authorization", "api-key", "apikey", "token", "secret", "password"];
@@ -76,10 +73,8 @@ pub(super) fn retry_after(status: StatusCode, headers: &HeaderMap, now: Timestam
         // Digits that do not fit mean a very long time.
         Duration::from_secs(value.parse().unwrap_or(u64::MAX))
     } else {
-        const IMF_FIXDATE: &[BorrowedFormatItem<'_>] = format_description!(
-            "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
-        );
-        let date = PrimitiveDateTime::parse(value, IMF_FIXDATE).ok()?.assume_utc();
+        // In any of the three forms of RFC 9110, section 5.6.7.
+        let date = OffsetDateTime::from(httpdate::parse_http_date(value).ok()?);
         Timestamp::from_millis(date.unix_timestamp().saturating_mul(1000)).since(now)
     };
     Some(wait.min(RETRY_AFTER_MAX))
@@ -137,6 +132,8 @@ mod tests {
         assert_eq!(read(b"99999999999999999999999999", 503), secs(7200));
         assert_eq!(read(b"Sun, 06 Nov 1994 08:50:37 GMT", 503), secs(60));
         assert_eq!(read(b"Sun, 06 Nov 1994 08:49:00 GMT", 503), secs(0));
+        assert_eq!(read(b"Sunday, 06-Nov-94 08:50:37 GMT", 503), secs(60));
+        assert_eq!(read(b"Sun Nov  6 08:50:37 1994", 503), secs(60));
         assert_eq!(read(b"Fri, 31 Dec 9999 23:59:59 GMT", 503), secs(7200));
         for nonsense in
             [&b""[..], b"-5", b"+5", b"NaN", b"1.5", b"((((", b"06 Nov 1994", b"\xff", &[b'1'; 400_000]]

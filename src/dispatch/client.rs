@@ -295,6 +295,8 @@ impl AttemptOutcome {
         }
         if let Some(info) = extras.get::<Arc<ConnInfo>>() {
             self.note(info, began);
+            let heard = info.heard_at().and_then(|heard| heard.checked_duration_since(began));
+            self.timings.first_byte_us = self.timings.first_byte_us.or(heard.map(micros));
         }
     }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -133,8 +133,15 @@ impl Inner {
         // The first holder is `self`.
         let is_kept = Arc::strong_count(&self.open) <= self.kept_max;
         let open = self.open.clone();
-        let mut info =
-            ConnInfo { peer, opened_at, dns_us, connect_us, tls_us: None, used: AtomicBool::new(false) };
+        let mut info = ConnInfo {
+            peer,
+            opened_at,
+            dns_us,
+            connect_us,
+            tls_us: None,
+            used: AtomicBool::new(false),
+            heard_us: AtomicU64::new(SILENT),
+        };
         if !https {
             return Ok(Conn { stream: Stream::Plain(stream), info: Arc::new(info), is_kept, _open: open });
         }
@@ -246,7 +253,12 @@ pub(super) struct ConnInfo {
     pub(super) tls_us: Option<u32>,
     opened_at: Instant,
     used: AtomicBool,
+    /// When the first byte came since something was last sent, in microseconds since it was opened.
+    heard_us: AtomicU64,
 }
+
+/// No byte came.
+const SILENT: u64 = u64::MAX;
 
 impl ConnInfo {
     /// Whether the connection was made for an attempt that began then. The pool finishes connections in the
@@ -254,6 +266,24 @@ impl ConnInfo {
     pub(super) fn made_for(&self, attempt_began: Instant) -> bool {
         let first = !self.used.swap(true, Ordering::Relaxed);
         first && self.opened_at >= attempt_began
+    }
+
+    /// When the first byte of an answer came, however little of it.
+    pub(super) fn heard_at(&self) -> Option<Instant> {
+        match self.heard_us.load(Ordering::Relaxed) {
+            SILENT => None,
+            heard => Some(self.opened_at + Duration::from_micros(heard)),
+        }
+    }
+
+    fn sends(&self) {
+        self.heard_us.store(SILENT, Ordering::Relaxed);
+    }
+
+    fn hears(&self) {
+        if self.heard_us.load(Ordering::Relaxed) == SILENT {
+            self.heard_us.store(u64::from(micros(self.opened_at.elapsed())), Ordering::Relaxed);
+        }
     }
 }
 
@@ -283,16 +313,24 @@ impl Connection for Conn {
 
 impl AsyncRead for Conn {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        if buf.filled().len() > before {
+            this.info.hears();
         }
+        read
     }
 }
 
 impl AsyncWrite for Conn {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
+        let this = self.get_mut();
+        this.info.sends();
+        match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
@@ -303,7 +341,9 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().stream {
+        let this = self.get_mut();
+        this.info.sends();
+        match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }

@@ -85,7 +85,7 @@ pub struct Timings {
     pub dns_us: Option<u32>,
     pub connect_us: Option<u32>,
     pub tls_us: Option<u32>,
-    /// From the start of the attempt to the answer's head.
+    /// From the start of the attempt to the answer's head, or to its first byte where its head did not come whole.
     pub first_byte_us: Option<u32>,
     pub total_us: u32,
     pub reused: bool,
@@ -129,10 +129,12 @@ impl AttemptOutcome {
         !matches!(self.error, Some((ErrorClass::Cancelled, _)))
     }
 
-    /// Whether the connection was lost that an earlier attempt had left open, before an answer: most likely the
-    /// receiver had closed it already.
+    /// Whether the connection was lost that an earlier attempt had left open, before any byte of an answer: most likely
+    /// the receiver had closed it already.
     pub fn is_stale_connection(&self) -> bool {
-        matches!(self.error, Some((ErrorClass::Reset, _))) && self.timings.reused && self.status.is_none()
+        matches!(self.error, Some((ErrorClass::Reset, _)))
+            && self.timings.reused
+            && self.timings.first_byte_us.is_none()
     }
 
     /// An attempt that failed before anything was sent.

@@ -12,6 +12,7 @@ use crate::support::{Database, World, on_both};
 on_both!(
     a_stale_connection_costs_nothing,
     the_second_stale_connection_counts,
+    an_answer_that_broke_off_counts,
     what_needs_a_far_slot_waits_for_it_in_the_table,
 );
 
@@ -48,6 +49,23 @@ async fn a_stale_connection_costs_nothing(database: Database) {
 
     let endpoint = get(&world, &endpoint.id).await;
     assert_eq!((endpoint.status(), endpoint.consecutive_failures), (pb::EndpointStatus::Active, 0));
+}
+
+/// The receiver had begun to answer, so it had not closed the connection before.
+async fn an_answer_that_broke_off_counts(database: Database) {
+    let world = World::new(database).await;
+    let receiver = StaleReceiver::parting_with(1, b"HTTP/1.1 20").await;
+    let endpoint = fragile(&world, receiver.url()).await;
+    let mut watch = world.watch().await;
+    let first = world.publish_to(&endpoint, b"1").await.event_id;
+    until(&mut watch, &first, pb::DeliveryStatus::Success).await;
+    let second = world.publish_to(&endpoint, b"2").await.event_id;
+    let delivery = until(&mut watch, &second, pb::DeliveryStatus::Failed).await;
+    assert_eq!(receiver.attempts_of(&second), [("1".to_owned(), false)]);
+    let attempts = world.attempts_of(&delivery.id).await;
+    let timings = attempts[0].timings.expect("timings");
+    assert!(timings.reused && timings.first_byte.is_some(), "{:?}", attempts[0]);
+    assert_eq!((attempts[0].error_class(), attempts[0].status_code), (pb::ErrorClass::Reset, None));
 }
 
 async fn the_second_stale_connection_counts(database: Database) {

@@ -19,6 +19,11 @@ pub struct StaleReceiver {
 impl StaleReceiver {
     /// The first `together` requests are answered at the same time, so that each has a connection of its own.
     pub async fn start(together: usize) -> Self {
+        Self::parting_with(together, b"").await
+    }
+
+    /// The same, and each connection ends with these bytes.
+    pub async fn parting_with(together: usize, last: &'static [u8]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let seen = Arc::<Mutex<Vec<(String, bool)>>>::default();
@@ -27,7 +32,7 @@ impl StaleReceiver {
             for connection in 0.. {
                 let Ok((stream, _)) = listener.accept().await else { return };
                 let barrier = (connection < together).then(|| barrier.clone());
-                tokio::spawn(serve(stream, log.clone(), barrier));
+                tokio::spawn(serve(stream, log.clone(), barrier, last));
             }
         });
         Self { address, seen, _accepting: AbortOnDropHandle::new(accepting) }
@@ -45,7 +50,12 @@ impl StaleReceiver {
     }
 }
 
-async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<(String, bool)>>>, barrier: Option<Arc<Barrier>>) {
+async fn serve(
+    mut stream: TcpStream,
+    seen: Arc<Mutex<Vec<(String, bool)>>>,
+    barrier: Option<Arc<Barrier>>,
+    last: &'static [u8],
+) {
     let Some(first) = request(&mut stream).await else { return };
     seen.lock().expect("unpoisoned").push((first, true));
     if let Some(barrier) = barrier {
@@ -56,6 +66,8 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<(String, bool)>>>, bar
     }
     if let Some(second) = request(&mut stream).await {
         seen.lock().expect("unpoisoned").push((second, false));
+        // Whoever closed first gets none of it.
+        let _gone = stream.write_all(last).await;
     }
 }
 
