@@ -2,14 +2,18 @@
 //! turn.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::intake::Publish;
+use super::intake::{Publish, QUEUE};
 use super::routing::{RoutingTable, Unread};
 
-/// Events that may wait so; their bytes count with those of the queue.
-const PLACES: usize = 1024;
+/// Events that may wait so: all that the queue may hold, with their bytes.
+const PLACES: usize = QUEUE;
+/// How long after it was handed over an event may still be put aside: versions may follow each other faster than they are
+/// read.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// Where they wait.
 pub struct Aside {
@@ -26,7 +30,8 @@ impl Aside {
 
     /// Has an event wait for its project's routes at this version, if there is a place.
     pub fn put(&self, publish: Publish, version: i64) {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
+        let place = self.places.clone().try_acquire_owned().ok();
+        let Some(place) = place.filter(|_| publish.handed_over.elapsed() < LONGEST) else {
             // Whoever stopped waiting need not be told.
             let _gone = publish.reply.send(Err(Unread.into()));
             return;

@@ -191,7 +191,11 @@ fn plan_turn(publishes: &[Publish], routes: &TurnRoutes, shared: &Shared) -> Vec
             continue;
         }
         let pending: &mut usize = open.entry(event.message.project).or_default();
-        let more = targets.iter().filter(|route| opens(route, routes.paused_policy)).count();
+        // What is made afterwards counts in full until it is: rows are to be made of it in any case.
+        let more = match targets.len() > shared.fan_out.at_once {
+            true => targets.len(),
+            false => targets.iter().filter(|route| opens(route, routes.paused_policy)).count(),
+        };
         if let Err(error) = shared.pending.check(event.message.project, *pending, more) {
             plans.push(Plan::Refuse(error));
             continue;

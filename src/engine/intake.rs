@@ -24,6 +24,7 @@ const QUEUE_BYTES: usize = 64 * 1024 * 1024;
 pub struct Publish {
     pub event: Event,
     pub reply: oneshot::Sender<Result<Receipt>>,
+    pub handed_over: Instant,
     /// Its part of the bytes that may wait, given back when it was answered.
     _bytes: OwnedSemaphorePermit,
 }
@@ -87,7 +88,7 @@ impl IngestHandle {
         let handing_over = async {
             let (place, bytes) = room?;
             let (reply, answer) = oneshot::channel();
-            place.send(Publish { event, reply, _bytes: bytes });
+            place.send(Publish { event, reply, handed_over: started, _bytes: bytes });
             drop(turn);
             answer.await.unwrap_or_else(|_| Err(stopping()))
         };
@@ -115,7 +116,9 @@ impl IngestHandle {
                 Ok((event, room))
             });
             match room {
-                Ok((event, (place, bytes))) => place.send(Publish { event, reply, _bytes: bytes }),
+                Ok((event, (place, bytes))) => {
+                    place.send(Publish { event, reply, handed_over: started, _bytes: bytes })
+                }
                 Err(error) => drop(reply.send(Err(error))),
             }
             answers.push(answer);

@@ -96,8 +96,8 @@ pub struct StoreSettings {
 
 /// Connections for what the server itself must read, which callers cannot use up.
 pub(super) const OWN_CONNECTIONS: u32 = 6;
-/// Connections for what a call must read before it may begin, such as its key: whoever lists or floods uses up neither the
-/// others' nor the server's.
+/// Connections for what a call must read before it may begin, such as its key: whoever lists does not use them up, and
+/// whoever floods with keys that nobody knows uses up none but these.
 pub(super) const CALL_CONNECTIONS: u32 = 3;
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Any number will do, so long as all versions agree: one migrator at a time.

@@ -58,6 +58,30 @@ async fn what_comes_together_counts_together(database: Database) {
     assert_eq!(accepted.collect::<Vec<_>>(), [true, true, true, false, false]);
 }
 
+/// Rows are to be made of it all the same, and until then it waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_to_be_made_takes_room_though_it_will_be_discarded() {
+    in_time(async {
+        let arguments = ["--pending-max", "50", "--fan-out-at-once", "5"];
+        let world = world_with(Database::postgres().await, pb::PausedPolicy::Discard, &arguments).await;
+        for number in 0..20 {
+            let (endpoint, _) = world.endpoint(&format!("http://127.0.0.1:9/{number}"), "wide").await;
+            let request = pb::PauseEndpointRequest { endpoint_id: endpoint.id, ..Default::default() };
+            world.client.endpoints().pause_endpoint(request).await.expect("paused");
+        }
+        let target = || Target::OwnerId("wide".to_owned());
+        let mut session = world.server.database().session().await;
+        session.execute("BEGIN; LOCK TABLE deliveries IN SHARE MODE").await.expect("locked");
+        for _ in 0..2 {
+            assert_eq!(world.publish(target(), b"{}").await.delivery_count, 20);
+        }
+        let refused = publish(&world.client, target(), b"{}", "").await.expect_err("too much waits");
+        assert_eq!(reason(&refused).as_deref(), Some("PENDING_DELIVERIES"));
+        session.execute("COMMIT").await.expect("released");
+    })
+    .await;
+}
+
 /// Events that reach many endpoints count with all of them from when they are accepted, also while no delivery is made.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_still_to_be_made_takes_room() {

@@ -1,5 +1,6 @@
 //! Projects whose routes cannot be read for a while keep no other project waiting.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use hawser_client::pb::publish_event_request::Target;
@@ -55,7 +56,7 @@ async fn other_projects_are_served_while_the_routes_of_some_are_read() {
         };
         // What is published to them meanwhile waits, and costs nobody else anything.
         let mut asked = publish_to_slow();
-        for _ in 0..5 {
+        for _ in 0..3 {
             let reply = publish(&client, other.clone(), b"{}", "").await.expect("published");
             receiver.wait_for_events([&reply.event_id]).await;
         }
@@ -83,6 +84,44 @@ async fn other_projects_are_served_while_the_routes_of_some_are_read() {
                 eventually("its routes are read", || publish(client, target.clone(), b"{}", "")).await;
             receiver.wait_for_events([&reply.event_id]).await;
         }
+    })
+    .await;
+}
+
+/// They are accepted once, when the routes are there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_wait_for_routes_that_take_a_while() {
+    in_time(async {
+        let world = World::new(Database::postgres().await).await;
+        let receiver = Receiver::ok().await;
+        let (client, target) = tenant(&world, &receiver, "slow").await;
+        publish(&client, target.clone(), b"{}", "").await.expect("published");
+        receiver.wait_for_count(1).await;
+        let database = world.server.database();
+        let (mut holder, mut session) = (database.session().await, database.session().await);
+        holder.execute("BEGIN; LOCK TABLE subscriptions IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+        let bump = "UPDATE projects SET routing_version = routing_version + 1 \
+                    WHERE id IN (SELECT project_id FROM endpoints WHERE owner_id = 'slow')";
+        session.execute(bump).await.expect("bumped");
+        let mut asked = tokio::task::JoinSet::new();
+        for number in 0..20 {
+            let (client, target) = (client.clone(), target.clone());
+            // Two with each key.
+            let key = format!("key-{}", number / 2);
+            asked.spawn(async move { publish(&client, target, b"{}", &key).await });
+        }
+        pass_time(Duration::from_secs(1)).await;
+        assert!(asked.try_join_next().is_none(), "they wait");
+        holder.execute("COMMIT").await.expect("released");
+        let replies: Vec<_> =
+            asked.join_all().await.into_iter().map(|reply| reply.expect("accepted")).collect();
+        assert_eq!(replies.iter().filter(|reply| reply.duplicate).count(), 10);
+        let ids: HashSet<_> = replies.into_iter().map(|reply| reply.event_id).collect();
+        assert_eq!(ids.len(), 10);
+        receiver.wait_for_events(&ids).await;
+        let events: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM events").fetch_one(&mut session).await.expect("read");
+        assert_eq!(events, 11);
     })
     .await;
 }

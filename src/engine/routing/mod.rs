@@ -21,15 +21,18 @@ use crate::domain::url_rules::UrlRules;
 use crate::store::{Result, Store, StoreError};
 
 const LOAD_LONGEST: Duration = Duration::from_secs(10);
-/// Projects that are read at once, quick ones and such as take long: some of the store's own connections are left for
-/// others.
+/// Projects that are read at once, quick ones and such as take long: with them busy there are still connections of the
+/// store's own for others.
 const QUICK: usize = 2;
 const LONG: usize = 2;
 /// What takes longer takes long.
 const QUICK_LONGEST: Duration = Duration::from_millis(300);
-/// Before another reading after one that failed and would again, and before another look where a newer version was heard
-/// of meanwhile.
+/// How much longer it may keep a quick one's place until there is another.
+const QUICK_OVER: Duration = Duration::from_secs(1);
+/// Before another reading after one that failed and would again, and after one that may not.
 const REST: Duration = Duration::from_secs(1);
+const SHORT_REST: Duration = Duration::from_millis(50);
+/// Before another look where a newer version was heard of meanwhile.
 const BETWEEN: Duration = Duration::from_millis(10);
 /// How long they wait for whom everyone else does: most readings take no longer.
 pub const AT_ONCE: Duration = Duration::from_millis(300);
@@ -83,8 +86,8 @@ struct Reading {
 struct Ended {
     read: Read,
     at: Instant,
-    /// It failed, and would again.
-    rests: bool,
+    /// How long it stands, where it failed.
+    rest: Duration,
 }
 
 impl Reading {
@@ -94,11 +97,11 @@ impl Reading {
         first.max(AGAIN.min(longest).saturating_sub(self.began.elapsed()))
     }
 
-    /// Whether its task is still at it, or failed a moment ago where it would again.
+    /// Whether its task is still at it, or failed a moment ago.
     fn stands(&self) -> bool {
         match &*self.done.borrow() {
             None => self.done.has_changed().is_ok(),
-            Some(ended) => ended.rests && ended.at.elapsed() < REST,
+            Some(ended) => ended.at.elapsed() < ended.rest,
         }
     }
 
@@ -223,8 +226,8 @@ impl RoutingTable {
         tokio::time::timeout(patience, waiting).await.unwrap_or(Err(Unread))
     }
 
-    /// Has a project's routes read, unless they are being read or that failed a moment ago and would again. What failed is
-    /// read again by this, and keeps nobody waiting for as long again.
+    /// Has a project's routes read, unless they are being read or that failed a moment ago. What failed is read again by
+    /// this, and keeps nobody waiting for as long again.
     fn read(self: &Arc<Self>, project: ProjectId) -> Reading {
         let mut readings = lock(&self.readings);
         let earlier = readings.get(&project);
@@ -243,12 +246,16 @@ impl RoutingTable {
             if read.is_ok() {
                 lock(&table.readings).remove(&project);
             }
-            let rests = read.as_ref().is_err_and(|error| !error.is_transient());
+            let rest = match &read {
+                Ok(_) => Duration::ZERO,
+                Err(error) if error.is_transient() => SHORT_REST,
+                Err(_) => REST,
+            };
             let read = read.map_err(|error| {
                 tracing::warn!(%project, error = chain(&error), "routes could not be read");
                 Unread
             });
-            tell.send_replace(Some(Ended { read, at: Instant::now(), rests }));
+            tell.send_replace(Some(Ended { read, at: Instant::now(), rest }));
         });
         reading
     }
@@ -261,9 +268,15 @@ impl RoutingTable {
             if let Ok(read) = tokio::time::timeout(QUICK_LONGEST, &mut loading).await {
                 return read;
             }
+            let long = tokio::select! {
+                biased;
+                read = &mut loading => return read,
+                long = tokio::time::timeout(QUICK_OVER, self.long.acquire()) => long,
+            };
             // It makes room for those that are quick.
             drop(quick);
-            if let Ok(_long) = self.long.try_acquire() {
+            if let Ok(long) = long {
+                let _long = long.map_err(stopping)?;
                 return loading.await;
             }
             // Anew, when there is a place. As a question that got no answer, it leaves a connection that is looked at.

@@ -100,24 +100,32 @@ impl Table {
     pub fn keep(&self, project: ProjectId, fresh: Option<Arc<ProjectRoutes>>) -> bool {
         let mut projects = self.write();
         let Some(fresh) = fresh else {
-            projects.remove(&project);
+            let gone = projects.remove(&project);
+            drop(projects);
+            drop(gone);
             return true;
         };
         let newest = projects.get(&project).map_or(0, |project| project.known.version());
         let is_newest = fresh.version >= newest;
         // Of older ones only the difference is left to be read.
         let known = if is_newest { Known::Routes(fresh) } else { Known::NewerThan(newest, Some(fresh)) };
-        projects.insert(project, known.into());
+        // Many routes take long to free: not under the lock, which everyone needs.
+        let former = projects.insert(project, known.into());
+        drop(projects);
+        drop(former);
         is_newest
     }
 
     /// Ends a round: forgets projects that nobody asked for in as many as are to be waited.
     pub fn forget_idle(&self) {
-        self.write().retain(|_, project| {
+        let is_idle = |_: &ProjectId, project: &mut Project| {
             let idle = project.idle.get_mut();
             *idle += 1;
-            *idle < IDLE
-        });
+            *idle >= IDLE
+        };
+        let forgotten: Vec<_> = self.write().extract_if(is_idle).collect();
+        // Freed here, when the lock is free again.
+        drop(forgotten);
     }
 }
 
