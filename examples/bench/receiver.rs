@@ -207,7 +207,7 @@ fn note(shared: &Shared, endpoint: u32, arrived: u64, headers: &http::HeaderMap,
     if verifier.is_some_and(|verifier| verifier.verify(body, headers).is_err()) {
         state.refused += 1;
     }
-    drop(state);
+    // Told under the lock: a thread that was interrupted here would tell an older count after a newer one.
     shared.count.send_replace(seen);
 }
 
