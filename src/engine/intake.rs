@@ -117,7 +117,9 @@ impl IngestHandle {
             });
             match room {
                 Ok((event, (place, bytes))) => {
-                    place.send(Publish { event, reply, handed_over: started, _bytes: bytes })
+                    // Not when the call began: admitting it may have taken long.
+                    let handed_over = Instant::now();
+                    place.send(Publish { event, reply, handed_over, _bytes: bytes })
                 }
                 Err(error) => drop(reply.send(Err(error))),
             }

@@ -4,7 +4,7 @@
 //! The cast. **Ingest** takes events from services and answers when they are durable. The **writers** gather
 //! whatever waits while the last commit ran and write it in one transaction per turn: on SQLite one writer
 //! for everything, on PostgreSQL one each for events, outcomes and claims. The **expander** makes the deliveries
-//! of events that reach many endpoints. **Lanes** hold work in memory per
+//! of events that reach many endpoints. Events whose routes are long to read wait **aside**. **Lanes** hold work in memory per
 //! endpoint and give slots in turn. The **workers** make attempts. The **claimer** fetches due work for free
 //! slots. The **keeper** renews the process's lease, without which nothing is sent, and frees those of dead
 //! processes. **Probes** try out endpoints that were switched off. **Alerts** tell people what happens to endpoints. The **pacer** reserves
